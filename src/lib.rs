@@ -1,1 +1,4 @@
 //! Tidegate.
+
+pub mod limit;
+pub mod time;

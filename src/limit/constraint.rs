@@ -1,0 +1,191 @@
+//! What is limited: a unit, a limit and a window, with the way the upstream refills it.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::time::nanos;
+
+/// What a quota counts.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Unit {
+    /// Calls.
+    Requests,
+    /// Model tokens, of the prompt and the completion together.
+    Tokens,
+}
+
+impl Unit {
+    /// The unit's name in configuration, headers and metric labels.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// What one request takes of every unit.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Cost {
+    /// Calls; 1 for every request that reaches the upstream.
+    pub requests: u64,
+    /// Model tokens.
+    pub tokens: u64,
+}
+
+impl Cost {
+    /// The part of the cost that counts against a quota in `unit`.
+    pub const fn of(&self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Requests => self.requests,
+            Unit::Tokens => self.tokens,
+        }
+    }
+}
+
+/// How the upstream gives a spent quota back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Continuously, `limit / window` at a time, up to `limit`.
+    Bucket,
+    /// All at once, at multiples of the window on the calendar (UTC).
+    Fixed {
+        /// How far the upstream's clock and ours may differ. Around a boundary a charge counts on
+        /// both sides of it, and the new window is used only once it has surely begun.
+        skew: Duration,
+    },
+    /// Each charge exactly one window after it was made.
+    Sliding,
+}
+
+impl Mode {
+    /// The mode's name in configuration and status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bucket => "bucket",
+            Self::Fixed { .. } => "fixed",
+            Self::Sliding => "sliding",
+        }
+    }
+}
+
+/// One limit of the upstream: at most `limit` units per `window`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Constraint {
+    unit: Unit,
+    limit: NonZeroU64,
+    window: NonZeroU64,
+    name: Arc<str>,
+    mode: Mode,
+}
+
+/// Why a [`Constraint`] cannot exist.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadConstraint {
+    /// Nothing could ever be admitted, or the number is not exact in the shared store.
+    #[error("a limit must be between 1 and 2^53")]
+    Limit,
+    /// Too short to be told from no window, or too long for exact arithmetic.
+    #[error("a window must be between 1 millisecond and 400 days")]
+    Window,
+    /// Every charge would count in two windows.
+    #[error("the clock skew must be less than half of the window")]
+    Skew,
+}
+
+impl Constraint {
+    /// The largest limit: integers up to here are exact in JSON, Lua and `f64` alike.
+    pub const MAX_LIMIT: u64 = 1 << 53;
+    /// The longest window. Times [`Self::MAX_LIMIT`] it leaves 2^18 to spare in an `i128`.
+    pub const MAX_WINDOW: Duration = Duration::from_secs(400 * 24 * 3600);
+    const MIN_WINDOW: Duration = Duration::from_millis(1);
+
+    /// At most `limit` units per `window`; `name` is the window's name in headers and metrics
+    /// ("minute", "day").
+    ///
+    /// # Errors
+    ///
+    /// [`BadConstraint`] if a number is out of bounds.
+    pub fn new(
+        unit: Unit,
+        limit: u64,
+        window: Duration,
+        name: &str,
+        mode: Mode,
+    ) -> Result<Self, BadConstraint> {
+        if !(Self::MIN_WINDOW..=Self::MAX_WINDOW).contains(&window) {
+            return Err(BadConstraint::Window);
+        }
+        if limit > Self::MAX_LIMIT {
+            return Err(BadConstraint::Limit);
+        }
+        if matches!(mode, Mode::Fixed { skew } if skew >= window / 2) {
+            return Err(BadConstraint::Skew);
+        }
+        Ok(Self {
+            unit,
+            limit: NonZeroU64::new(limit).ok_or(BadConstraint::Limit)?,
+            window: NonZeroU64::new(nanos(window)).ok_or(BadConstraint::Window)?,
+            name: name.into(),
+            mode,
+        })
+    }
+
+    /// What is counted.
+    pub const fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// Units per window.
+    pub const fn limit(&self) -> u64 {
+        self.limit.get()
+    }
+
+    /// The window.
+    pub const fn window(&self) -> Duration {
+        Duration::from_nanos(self.window.get())
+    }
+
+    pub(super) const fn window_nanos(&self) -> NonZeroU64 {
+        self.window
+    }
+
+    /// The window's name: "minute", "hour", "day", "second" or what the configuration gave it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How the quota refills.
+    pub const fn mode(&self) -> Mode {
+        self.mode
+    }
+}
+
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.unit.as_str(), self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_limit_cannot_be_built() {
+        let minute = Duration::from_secs(60);
+        let wide = Mode::Fixed { skew: Duration::from_secs(30) };
+        for (limit, window, mode, expected) in [
+            (0, minute, Mode::Bucket, BadConstraint::Limit),
+            (Constraint::MAX_LIMIT + 1, minute, Mode::Bucket, BadConstraint::Limit),
+            (1, Duration::ZERO, Mode::Bucket, BadConstraint::Window),
+            (1, Constraint::MAX_WINDOW * 2, Mode::Sliding, BadConstraint::Window),
+            (1, minute, wide, BadConstraint::Skew),
+        ] {
+            let built = Constraint::new(Unit::Tokens, limit, window, "minute", mode);
+            assert_eq!(built, Err(expected));
+        }
+    }
+}
