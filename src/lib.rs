@@ -1,4 +1,5 @@
 //! Tidegate.
 
+pub mod admission;
 pub mod limit;
 pub mod time;

@@ -83,7 +83,12 @@ impl Log {
 
     /// The first instant at which at least `units` of what is charged now no longer count, or
     /// `None` if there is not that much.
-    pub(super) fn frees(&self, quota: &Constraint, units: i128, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn frees(
+        &self,
+        quota: &Constraint,
+        units: i128,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let (mut freed, mut at) = (0, now);
         for slot in &self.slots {
             if freed >= units {

@@ -32,10 +32,8 @@ fn fixed() -> Mode {
 
 #[test]
 fn a_refusal_names_the_window_that_opens_last() {
-    let mut ledger = ledger(&[
-        (Unit::Requests, 2, 60, Mode::Bucket),
-        (Unit::Tokens, 1_000, 60, Mode::Bucket),
-    ]);
+    let mut ledger =
+        ledger(&[(Unit::Requests, 2, 60, Mode::Bucket), (Unit::Tokens, 1_000, 60, Mode::Bucket)]);
     let now = at(1_000 * SECOND);
     let sent = ledger.hold(tokens(900), now).unwrap().sent();
     assert_eq!(

@@ -1,0 +1,21 @@
+//! Who may go, and when: one pool per upstream account and model.
+//!
+//! A request asks its [`Pool`] with the most it can cost. It is admitted at once, waits its turn,
+//! or is refused with a reason; [`Admitted`] is the proof, and its drop is part of the protocol:
+//!
+//! - dropped before [`Admitted::sent`], the hold is released as if it had never been;
+//! - dropped after, the request is charged in full, because nobody knows what the upstream did;
+//! - either way its concurrency permit is free again.
+//!
+//! # Invariants
+//!
+//! - A waiting request is woken by the one timer of its pool or by a settle, never by polling.
+//! - A future that is dropped while waiting leaves no trace, at whatever point it is dropped.
+//! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks.
+
+pub mod pool;
+pub mod pools;
+pub mod scheduler;
+
+pub use self::pool::{Admitted, Bound, Pool, PoolConfig, Refused, Request};
+pub use self::pools::{PoolKey, Pools, TooManyPools};

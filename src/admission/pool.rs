@@ -1,0 +1,304 @@
+//! One pool: a ledger, the requests waiting for it, and the one timer that wakes them.
+//!
+//! Everything is decided under one lock by [`State`], which never waits; what it grants or refuses
+//! is handed over after the lock is released. A grant that nobody takes any more is taken back and
+//! given to the next in line.
+
+mod admitted;
+mod state;
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::task::TaskTracker;
+
+pub use self::admitted::Admitted;
+use self::state::{Answer, State};
+use crate::admission::scheduler::Place;
+use crate::limit::{Constraint, Cost, Level, Unit};
+use crate::time::{Epoch, Timestamp};
+
+/// How a pool admits.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// The upstream's limits.
+    pub constraints: Vec<Constraint>,
+    /// Requests that may wait at once.
+    pub max_queued: usize,
+    /// How long after the end of an answer the upstream's own refund is taken as made.
+    pub settle_delay: Duration,
+    /// Requests that may be at the upstream at once; `None` for any number.
+    pub max_concurrent: Option<NonZeroU32>,
+    /// The least time between two requests sent; zero for none.
+    pub min_gap: Duration,
+}
+
+/// A request for admission.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The most it can cost.
+    pub cost: Cost,
+    /// Bytes of memory it keeps while it waits.
+    pub bytes: u64,
+    /// When it has waited long enough.
+    pub deadline: Timestamp,
+}
+
+/// What a request waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Bound {
+    /// The constraint with this index.
+    Constraint(usize),
+    /// A concurrency permit.
+    Concurrency,
+    /// The least time between two requests.
+    Gap,
+    /// The upstream, after it said that it cannot take more for now.
+    Backoff,
+}
+
+/// Why a request was not admitted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// It costs more than a limit allows at all.
+    Wall {
+        /// Index of the constraint.
+        constraint: usize,
+    },
+    /// Too many wait already.
+    Full {
+        /// When the next of those waiting can go, as far as is known.
+        retry_at: Option<Timestamp>,
+    },
+    /// It would not be admitted before its deadline.
+    TooLong {
+        /// What it would have waited for.
+        bound: Bound,
+        /// When its cost will fit, as far as is known.
+        retry_at: Option<Timestamp>,
+    },
+    /// The pool is closing.
+    Closed,
+}
+
+/// What a pool looks like from outside.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Requests waiting.
+    pub queued: usize,
+    /// Bytes they keep.
+    pub queued_bytes: u64,
+    /// How long the first of them has waited.
+    pub oldest_wait: Duration,
+    /// Requests at the upstream.
+    pub in_flight: u32,
+    /// What the first in line waits for.
+    pub bound: Option<Bound>,
+    /// Whether someone should have been woken and was not.
+    pub stalled: bool,
+}
+
+/// One upstream account and model: its quota and everyone who waits for it.
+#[derive(Debug)]
+pub struct Pool {
+    epoch: Epoch,
+    wake: Arc<Notify>,
+    state: Mutex<State>,
+}
+
+impl Pool {
+    /// A pool whose quota is unspent, with its timer running on `tasks` until the pool is dropped.
+    pub fn start(config: PoolConfig, epoch: Epoch, tasks: &TaskTracker) -> Arc<Self> {
+        let wake = Arc::new(Notify::new());
+        let state = Mutex::new(State::new(config, epoch.now()));
+        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), state });
+        tasks.spawn(keep_time(Arc::downgrade(&pool), wake));
+        pool
+    }
+
+    /// Waits for the request's turn.
+    ///
+    /// Dropping the future gives the place up.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if it cannot, or did not in time, get one.
+    pub async fn admit(self: &Arc<Self>, request: Request) -> Result<Admitted, Refused> {
+        self.enter(request, None).await
+    }
+
+    /// Like [`Self::admit`], at the place a request had before: it goes back to the head of the
+    /// line.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], as [`Self::admit`]; but never for being one too many.
+    pub async fn readmit(
+        self: &Arc<Self>,
+        request: Request,
+        place: Place,
+    ) -> Result<Admitted, Refused> {
+        self.enter(request, Some(place)).await
+    }
+
+    async fn enter(
+        self: &Arc<Self>,
+        request: Request,
+        place: Option<Place>,
+    ) -> Result<Admitted, Refused> {
+        let (place, answer) = {
+            let now = self.epoch.now();
+            let mut state = self.state.lock();
+            state.catch_up(now);
+            match state.enter(request, place, now) {
+                Ok(grant) => return Ok(Admitted::new(Arc::clone(self), grant)),
+                Err(Some(refused)) => return Err(refused),
+                Err(None) => {}
+            }
+            let (sender, answer) = oneshot::channel();
+            let place = state.wait(request, place, sender, now);
+            let rearm = state.rearm(now);
+            drop(state);
+            self.wake_if(rearm);
+            (place, answer)
+        };
+        let _leave = Leave { pool: self, place };
+        answer.await.unwrap_or(Err(Refused::Closed))
+    }
+
+    /// Holds everyone back until `until`: the upstream cannot take more.
+    pub fn back_off(self: &Arc<Self>, until: Timestamp) {
+        self.change(|state, _| state.back_off(until));
+    }
+
+    /// Takes the upstream's word that the quota of `unit` in the window called `name` is used up.
+    pub fn drained(self: &Arc<Self>, unit: Unit, name: &str) {
+        self.change(|state, now| state.ledger.drained(unit, name, now));
+    }
+
+    /// Refuses everyone who waits and whoever comes.
+    pub fn close(self: &Arc<Self>) {
+        self.change(|state, _| state.close());
+    }
+
+    /// Shows every constraint's level to `visit`.
+    pub fn levels(&self, visit: impl FnMut(Level<'_>)) {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        state.ledger.levels(now).for_each(visit);
+    }
+
+    /// The constraint with this index.
+    pub fn constraint(&self, index: usize) -> Option<Constraint> {
+        self.state.lock().ledger.constraint(index).cloned()
+    }
+
+    /// What the pool looks like now.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        state.snapshot(now)
+    }
+
+    /// Whether a new pool in its place would decide alike.
+    pub fn is_untouched(&self) -> bool {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        state.is_untouched(now)
+    }
+
+    /// Changes the state, then hands out what that made possible.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut State, Timestamp)) {
+        let rearm = self.change_quietly(change);
+        self.wake_if(rearm);
+    }
+
+    /// [`Self::change`], but leaves waking the timer to the caller: tells whether it has to be.
+    fn change_quietly(self: &Arc<Self>, change: impl FnOnce(&mut State, Timestamp)) -> bool {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        change(&mut state, now);
+        let mut answers = state.turn(now);
+        let mut rearm = state.rearm(now);
+        drop(state);
+        while let Some(untaken) = self.hand_out(answers) {
+            let mut state = self.state.lock();
+            for grant in untaken {
+                state.take_back(grant, now);
+            }
+            answers = state.turn(now);
+            rearm |= state.rearm(now);
+        }
+        rearm
+    }
+
+    /// Delivers the answers; returns the grants that nobody waited for any more, if any.
+    fn hand_out(self: &Arc<Self>, answers: Vec<Answer>) -> Option<Vec<state::Grant>> {
+        let mut untaken = Vec::new();
+        for (waiter, answer) in answers {
+            let answer = answer.map(|grant| Admitted::new(Arc::clone(self), grant));
+            if let Err(Ok(admitted)) = waiter.send(answer) {
+                untaken.extend(admitted.into_grant());
+            }
+        }
+        (!untaken.is_empty()).then_some(untaken)
+    }
+
+    fn wake_if(&self, rearm: bool) {
+        if rearm {
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.wake.notify_one();
+    }
+}
+
+/// Gives up the place of a future that is dropped while it waits; does nothing once it has left.
+struct Leave<'a> {
+    pool: &'a Arc<Pool>,
+    place: Place,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let waits = self.pool.state.lock().leave(self.place);
+        if waits {
+            // Its room may be enough for the next in line.
+            self.pool.change(|_, _| ());
+        }
+    }
+}
+
+/// The pool's one timer: sleeps until something is due or a change moves that forward.
+async fn keep_time(pool: Weak<Pool>, wake: Arc<Notify>) {
+    loop {
+        let due = {
+            let Some(pool) = pool.upgrade() else { return };
+            pool.change_quietly(|state, _| state.disarm());
+            pool.state.lock().armed().map(|at| pool.epoch.instant(at))
+        };
+        match due {
+            Some(due) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = wake.notified() => {}
+                }
+            }
+            None => wake.notified().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! The proof of admission: a hold in every window and a concurrency permit.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Bound;
+use super::Pool;
+use super::state::{Grant, Spend};
+use crate::admission::scheduler::Place;
+use crate::limit::{Cost, Spent};
+
+/// A request that may go upstream.
+///
+/// Dropped before [`Self::sent`] it leaves no trace; dropped after, what it held is charged.
+#[must_use = "dropping it gives the admission up"]
+pub struct Admitted {
+    pool: Arc<Pool>,
+    grant: Option<Grant>,
+    place: Place,
+    cost: Cost,
+    waited: Duration,
+    bound: Option<Bound>,
+}
+
+impl Admitted {
+    pub(super) fn new(pool: Arc<Pool>, grant: Grant) -> Self {
+        let Grant { place, waited, bound, .. } = grant;
+        Self { pool, cost: grant.cost(), grant: Some(grant), place, waited, bound }
+    }
+
+    pub(super) fn into_grant(mut self) -> Option<Grant> {
+        self.grant.take()
+    }
+
+    /// What is held.
+    pub const fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// The place it had in line, for [`Pool::readmit`].
+    pub const fn place(&self) -> Place {
+        self.place
+    }
+
+    /// How long it waited.
+    pub const fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// What it waited for last; `None` if it did not wait.
+    pub const fn bound(&self) -> Option<Bound> {
+        self.bound
+    }
+
+    /// The pool that admitted it.
+    pub const fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Marks the request as handed upstream; called before its first byte is.
+    pub fn sent(&mut self) {
+        if let Some(grant) = &mut self.grant {
+            grant.mark_sent();
+        }
+    }
+
+    /// The head of an answer arrived: the upstream has charged the request by now.
+    pub fn charged(&mut self) {
+        if let Some(grant) = &mut self.grant {
+            let now = self.pool.epoch.now();
+            self.pool.state.lock().charged(grant, now);
+        }
+    }
+
+    /// The answer has ended: replaces the hold by what was used, once the upstream has had time to
+    /// do the same.
+    pub fn settle(mut self, spent: Spent) {
+        self.end(Spend::Spent(spent));
+    }
+
+    /// The upstream refused the request without charging it.
+    pub fn reject(mut self) {
+        self.end(Spend::Nothing);
+    }
+
+    fn end(&mut self, spend: Spend) {
+        if let Some(grant) = self.grant.take() {
+            self.pool.change(|state, now| state.end(grant, spend, now));
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.end(Spend::Unsaid);
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("cost", &self.cost).field("waited", &self.waited).finish()
+    }
+}

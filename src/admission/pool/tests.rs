@@ -1,0 +1,263 @@
+use std::pin::pin;
+use std::task::Poll;
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use proptest::prelude::*;
+use tokio::time::advance;
+
+use super::*;
+use crate::limit::{Mode, Spent};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+struct Setup {
+    pool: Arc<Pool>,
+    epoch: Epoch,
+}
+
+fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
+    let minute = |unit, limit| Constraint::new(unit, limit, MINUTE, "minute", Mode::Bucket);
+    let mut config = PoolConfig {
+        constraints: vec![
+            minute(Unit::Requests, 60).unwrap(),
+            minute(Unit::Tokens, 6_000).unwrap(),
+        ],
+        max_queued: 3,
+        settle_delay: Duration::ZERO,
+        max_concurrent: None,
+        min_gap: Duration::ZERO,
+    };
+    change(&mut config);
+    let epoch = Epoch::start();
+    Setup { pool: Pool::start(config, epoch, &TaskTracker::new()), epoch }
+}
+
+impl Setup {
+    fn request(&self, tokens: u64) -> Request {
+        let deadline = self.epoch.now().after(10 * MINUTE);
+        Request { cost: Cost { requests: 1, tokens }, bytes: 100, deadline }
+    }
+
+    fn levels(&self) -> Vec<(i64, u64)> {
+        let mut levels = Vec::new();
+        self.pool.levels(|level| levels.push((level.available, level.held)));
+        levels
+    }
+
+    /// Spends `tokens` for good.
+    async fn spend(&self, tokens: u64) {
+        let mut admitted = self.pool.admit(self.request(tokens)).await.unwrap();
+        admitted.sent();
+        admitted.settle(Spent::Unknown);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drop_releases_what_was_not_sent_and_charges_what_was() {
+    let setup = setup(|_| ());
+    let admitted = setup.pool.admit(setup.request(1_000)).await.unwrap();
+    assert_eq!(setup.levels(), [(59, 1), (5_000, 1_000)]);
+    drop(admitted);
+    assert_eq!(setup.levels(), [(60, 0), (6_000, 0)]);
+
+    let mut admitted = setup.pool.admit(setup.request(1_000)).await.unwrap();
+    admitted.sent();
+    drop(admitted);
+    assert_eq!(setup.levels(), [(59, 0), (5_000, 0)], "nobody knows what it cost");
+
+    let mut admitted = setup.pool.admit(setup.request(1_000)).await.unwrap();
+    admitted.sent();
+    admitted.reject();
+    assert_eq!(setup.levels(), [(59, 0), (5_000, 0)], "a refused request is not charged");
+    assert_eq!(setup.pool.snapshot().in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_requests_go_in_order_when_their_cost_fits() {
+    let setup = setup(|_| ());
+    setup.spend(6_000).await;
+    let start = setup.epoch.now();
+    let waits = [1_000, 500, 100].map(|tokens| setup.pool.admit(setup.request(tokens)));
+    let done = join_all(waits.map(|wait| async {
+        let mut admitted = wait.await.unwrap();
+        let (waited, bound) = (admitted.waited(), admitted.bound());
+        admitted.sent();
+        admitted.settle(Spent::Unknown);
+        (setup.epoch.now().since(start).as_secs(), waited.as_secs(), bound)
+    }));
+    let tokens = Some(Bound::Constraint(1));
+    // 100 tokens a second; a smaller request behind a larger one waits for it.
+    assert_eq!(done.await, [(10, 10, tokens), (15, 15, tokens), (16, 16, tokens)]);
+    assert_eq!(setup.pool.snapshot().queued, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settle_wakes_the_next_in_line() {
+    let setup = setup(|config| config.settle_delay = Duration::from_millis(500));
+    let mut first = setup.pool.admit(setup.request(6_000)).await.unwrap();
+    first.sent();
+    let mut second = pin!(setup.pool.admit(setup.request(3_000)));
+    assert!(poll!(second.as_mut()).is_pending());
+    first.settle(Spent::Exact(Cost { requests: 1, tokens: 1_000 }));
+    assert!(poll!(second.as_mut()).is_pending(), "the upstream has not refunded it yet");
+    let before = setup.epoch.now();
+    assert!(second.await.is_ok());
+    let waited = setup.epoch.now().since(before);
+    assert!((500..=502).contains(&waited.as_millis()), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_waited_for_is_refused_at_once() {
+    let setup = setup(|_| ());
+    setup.spend(6_000).await;
+    let wall = setup.pool.admit(setup.request(6_001)).await;
+    assert_eq!(wall.unwrap_err(), Refused::Wall { constraint: 1 });
+    let mut hurried = setup.request(1_000);
+    hurried.deadline = setup.epoch.now().after(Duration::from_secs(9));
+    let refused = setup.pool.admit(hurried).await.unwrap_err();
+    let Refused::TooLong { bound: Bound::Constraint(1), retry_at: Some(at) } = refused else {
+        panic!("1,000 tokens take 10 s, not 9: {refused:?}");
+    };
+    assert_eq!(at.since(setup.epoch.now()), Duration::from_secs(10));
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let mut wait = Box::pin(setup.pool.admit(setup.request(10)));
+        assert!(poll!(wait.as_mut()).is_pending());
+        waiting.push(wait);
+    }
+    let full = setup.pool.admit(setup.request(10)).await.unwrap_err();
+    assert!(matches!(full, Refused::Full { retry_at: Some(_) }), "{full:?}");
+    let snapshot = setup.pool.snapshot();
+    assert_eq!((snapshot.queued, snapshot.queued_bytes, snapshot.stalled), (3, 300, false));
+    setup.pool.close();
+    for wait in waiting {
+        assert_eq!(wait.await.unwrap_err(), Refused::Closed);
+    }
+    assert_eq!(setup.pool.admit(setup.request(1)).await.unwrap_err(), Refused::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_ends_a_wait_by_timer() {
+    let setup = setup(|config| config.max_concurrent = NonZeroU32::new(1));
+    let first = setup.pool.admit(setup.request(10)).await.unwrap();
+    let start = setup.epoch.now();
+    let mut request = setup.request(10);
+    request.deadline = start.after(Duration::from_secs(3));
+    let refused = setup.pool.admit(request).await.unwrap_err();
+    assert_eq!(refused, Refused::TooLong { bound: Bound::Concurrency, retry_at: None });
+    assert_eq!(setup.epoch.now().since(start).as_secs(), 3);
+    drop(first);
+    assert_eq!(setup.levels(), [(60, 0), (6_000, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn permits_gaps_and_backoff_hold_back_and_let_go() {
+    let one = setup(|config| config.max_concurrent = NonZeroU32::new(1));
+    let first = one.pool.admit(one.request(10)).await.unwrap();
+    let mut second = pin!(one.pool.admit(one.request(10)));
+    assert!(poll!(second.as_mut()).is_pending());
+    drop(first);
+    assert!(matches!(poll!(second.as_mut()), Poll::Ready(Ok(_))), "woken by the permit, at once");
+
+    let gap = setup(|config| config.min_gap = Duration::from_millis(500));
+    let start = gap.epoch.now();
+    for sent_ms in [0, 500, 1_000] {
+        gap.spend(1).await;
+        assert_eq!(gap.epoch.now().since(start).as_millis(), sent_ms);
+    }
+    gap.pool.back_off(gap.epoch.now().after(Duration::from_secs(4)));
+    gap.spend(1).await;
+    assert_eq!(gap.epoch.now().since(start).as_millis(), 5_000);
+    assert_eq!(gap.epoch.now().since(start).as_secs(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_put_back_goes_first() {
+    let setup = setup(|_| ());
+    let mut first = setup.pool.admit(setup.request(6_000)).await.unwrap();
+    first.sent();
+    let mut second = pin!(setup.pool.admit(setup.request(100)));
+    assert!(poll!(second.as_mut()).is_pending());
+    let place = first.place();
+    setup.pool.drained(Unit::Tokens, "minute");
+    setup.pool.back_off(setup.epoch.now().after(Duration::from_secs(1)));
+    let mut again = pin!(setup.pool.readmit(setup.request(600), place));
+    assert!(poll!(again.as_mut()).is_pending());
+    first.reject();
+    assert!(poll!(second.as_mut()).is_pending(), "it may not overtake");
+    assert_eq!(again.await.unwrap().place(), place);
+    assert!(second.await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_sleeps_while_nothing_is_due() {
+    let setup = setup(|config| config.max_concurrent = NonZeroU32::new(1));
+    let first = setup.pool.admit(setup.request(10)).await.unwrap();
+    let mut second = pin!(setup.pool.admit(setup.request(10)));
+    assert!(poll!(second.as_mut()).is_pending());
+    let armed = setup.pool.state.lock().armed();
+    assert_eq!(armed, Some(setup.request(10).deadline), "set to the deadline, nothing sooner");
+    advance(MINUTE).await;
+    assert_eq!(setup.pool.state.lock().armed(), armed);
+    drop(first);
+    second.await.unwrap().reject();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is dropped whenever: in the end nobody waits, nothing is held, every permit is
+    /// free, and exactly what was sent and not refused has been charged.
+    #[test]
+    fn cancelled_at_any_point_nothing_leaks(
+        requests in prop::collection::vec((1..3_000_u64, 0..4_000_u64, 0..5_u8, 0..2_000_u64), 1..40),
+        most in 1..4_u32,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time().start_paused(true).build().unwrap();
+        let charged = runtime.block_on(async {
+            let setup = setup(|config| {
+                // So slow to refill that the run earns nothing worth mentioning.
+                config.constraints = vec![
+                    Constraint::new(Unit::Tokens, 100_000, MINUTE * 60 * 24 * 300, "long", Mode::Bucket).unwrap(),
+                ];
+                config.max_queued = 100;
+                config.max_concurrent = NonZeroU32::new(most);
+                config.settle_delay = Duration::from_millis(100);
+            });
+            let runs = requests.iter().map(|&(tokens, patience_ms, fate, service_ms)| {
+                let setup = &setup;
+                async move {
+                    let run = async {
+                        let Ok(mut admitted) = setup.pool.admit(setup.request(tokens)).await else { return 0 };
+                        if fate == 0 { return 0 }
+                        admitted.sent();
+                        tokio::time::sleep(Duration::from_millis(service_ms)).await;
+                        match fate {
+                            1 => { admitted.reject(); 0 }
+                            2 => { admitted.settle(Spent::Exact(Cost { requests: 1, tokens: tokens / 2 })); tokens / 2 }
+                            3 => { admitted.settle(Spent::Unknown); tokens }
+                            _ => { drop(admitted); tokens }
+                        }
+                    };
+                    tokio::time::timeout(Duration::from_millis(patience_ms), run).await.ok()
+                }
+            });
+            let done: Vec<Option<u64>> = join_all(runs).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let snapshot = setup.pool.snapshot();
+            assert_eq!((snapshot.queued, snapshot.queued_bytes, snapshot.in_flight), (0, 0, 0));
+            let levels = setup.levels();
+            assert_eq!(levels[0].1, 0, "nothing is held");
+            let charged = 100_000 - levels[0].0;
+            let sure: u64 = done.iter().flatten().sum();
+            let most: u64 = requests.iter().zip(&done)
+                .map(|(request, done)| done.unwrap_or(request.0)).sum();
+            // Those cut while at the upstream are charged, those cut while waiting are not. The few
+            // tokens earned meanwhile are below the tolerance.
+            (charged, i64::try_from(sure).unwrap(), i64::try_from(most).unwrap())
+        });
+        prop_assert!(charged.0 <= charged.2 && charged.0 >= charged.1 - 1, "{charged:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! Every pool of this process, found by upstream account and model.
+//!
+//! # Invariants
+//!
+//! - Bounded: callers choose the model, and in pass-through the account, so names that nobody
+//!   vouches for could grow the map for ever. At the bound, pools that hold no state are dropped;
+//!   if all of them do, a new name is refused.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{Pool, PoolConfig};
+use crate::time::Epoch;
+
+/// Identifies a pool: a digest of the upstream account and the model's name.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct PoolKey(pub [u8; 16]);
+
+/// A pool and the name it goes by.
+#[derive(Debug)]
+pub struct Named {
+    /// The model's name, as asked for by the first caller.
+    pub model: Box<str>,
+    /// The configured profile it follows.
+    pub profile: Arc<str>,
+    /// The pool.
+    pub pool: Arc<Pool>,
+}
+
+/// The bound on pools is reached, and all of them are in use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TooManyPools;
+
+/// All pools.
+#[derive(Debug)]
+pub struct Pools {
+    map: DashMap<PoolKey, Arc<Named>>,
+    most: usize,
+    epoch: Epoch,
+    tasks: TaskTracker,
+}
+
+impl Pools {
+    /// No pools yet; at most `most` at once, their timers running on `tasks`.
+    pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
+        Self { map: DashMap::new(), most, epoch, tasks }
+    }
+
+    /// The clock that the pools go by.
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The pool of `key`, made from what `profile` returns if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyPools`] if there is none and no room for one more.
+    pub fn get(
+        &self,
+        key: PoolKey,
+        model: &str,
+        profile: impl FnOnce() -> (Arc<str>, PoolConfig),
+    ) -> Result<Arc<Named>, TooManyPools> {
+        if let Some(named) = self.map.get(&key) {
+            return Ok(Arc::clone(&named));
+        }
+        if self.map.len() >= self.most {
+            self.map.retain(|_, named| !is_disposable(named));
+            if self.map.len() >= self.most {
+                return Err(TooManyPools);
+            }
+        }
+        Ok(match self.map.entry(key) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
+            Entry::Vacant(entry) => {
+                let (profile, config) = profile();
+                let pool = Pool::start(config, self.epoch, &self.tasks);
+                Arc::clone(&entry.insert(Arc::new(Named { model: model.into(), profile, pool })))
+            }
+        })
+    }
+
+    /// Every pool, in no order.
+    pub fn all(&self) -> Vec<(PoolKey, Arc<Named>)> {
+        self.map.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect()
+    }
+
+    /// Refuses everyone who waits in any pool.
+    pub fn close(&self) {
+        for (_, named) in self.all() {
+            named.pool.close();
+        }
+    }
+}
+
+/// Whether nobody would notice if the pool were made anew.
+fn is_disposable(named: &Arc<Named>) -> bool {
+    Arc::strong_count(named) == 1 && named.pool.is_untouched()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::admission::Request;
+    use crate::limit::{Constraint, Cost, Mode, Spent, Unit};
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_leave_no_trace_make_room_and_names_that_do_stay() {
+        let epoch = Epoch::start();
+        let pools = Pools::new(2, epoch, TaskTracker::new());
+        let config = || {
+            let minute = Duration::from_secs(60);
+            let quota = Constraint::new(Unit::Requests, 60, minute, "minute", Mode::Bucket);
+            let config = PoolConfig {
+                constraints: vec![quota.unwrap()],
+                max_queued: 1,
+                settle_delay: Duration::ZERO,
+                max_concurrent: None,
+                min_gap: Duration::ZERO,
+            };
+            ("*".into(), config)
+        };
+        let used = pools.get(PoolKey([1; 16]), "used", config).unwrap();
+        let cost = Cost { requests: 1, tokens: 0 };
+        let request =
+            Request { cost, bytes: 0, deadline: epoch.now().after(Duration::from_secs(1)) };
+        let mut admitted = used.pool.admit(request).await.unwrap();
+        admitted.sent();
+        admitted.settle(Spent::Unknown);
+        drop(used);
+        pools.get(PoolKey([2; 16]), "idle", config).unwrap();
+        pools.get(PoolKey([3; 16]), "new", config).expect("the idle one makes room");
+        let held = pools.get(PoolKey([3; 16]), "new", config).unwrap();
+        assert_eq!(pools.get(PoolKey([4; 16]), "more", config).err(), Some(TooManyPools));
+        let models: Vec<_> = pools.all().iter().map(|(_, named)| named.model.clone()).collect();
+        assert!(models.contains(&"used".into()), "spent quota is not forgotten");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        pools.get(PoolKey([4; 16]), "more", config).expect("the spent request has come back");
+        drop(held);
+    }
+}
