@@ -3,3 +3,4 @@
 pub mod admission;
 pub mod limit;
 pub mod time;
+pub mod usage;
