@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::demand::PromptWeight;
-use super::weigh::{Text, numbers_are_text, seed, strings_are_text};
+use super::scalar::seed;
+use super::weigh::{Text, numbers_are_text, strings_are_text};
 
 /// The value of `messages`.
 pub(super) struct Messages<'a>(pub(super) &'a mut PromptWeight);
@@ -18,7 +19,10 @@ struct Part<'a>(&'a mut PromptWeight);
 /// The `type` of a part; a name of ours is no text, anything else is weighed.
 struct Kind<'a>(&'a mut PromptWeight);
 
-seed! { Messages => (), Message => (), Content => (), Part => (), Kind => Option<Medium> }
+seed! {
+    Messages<'_> => (), Message<'_> => (), Content<'_> => (), Part<'_> => (),
+    Kind<'_> => Option<Medium>, Name => Named,
+}
 
 impl<'de> Visitor<'de> for Messages<'_> {
     type Value = ();
@@ -175,14 +179,6 @@ enum Named {
 }
 
 struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Named;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Named, D::Error> {
-        from.deserialize_any(self)
-    }
-}
 
 impl Visitor<'_> for Name {
     type Value = Named;

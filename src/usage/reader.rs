@@ -6,14 +6,13 @@
 
 use std::fmt;
 
-use serde::Deserializer as _;
-use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::demand::{Demand, OutputLimit, PromptWeight};
+use super::demand::{Demand, OutputLimit, PromptWeight, ServiceTier};
 use super::encoding::Format;
 use super::error::BodyError;
 use super::message::Messages;
-use super::scalar::{Choices, Flag, Limit, Model, Tier};
+use super::scalar::{Choices, Flag, Limit, Model, Tier, seed};
 use super::weigh::{Prompt, Text, Tools};
 
 /// Deepest nesting in MessagePack: the depth to which `serde_json` reads, so both agree.
@@ -87,7 +86,7 @@ pub(super) struct Reader {
     best_of: Option<u64>,
     max_tokens: Option<OutputLimit>,
     max_completion_tokens: Option<OutputLimit>,
-    tier: Option<super::demand::ServiceTier>,
+    tier: Option<ServiceTier>,
     prompts: u64,
     weight: PromptWeight,
 }
@@ -216,13 +215,7 @@ impl<'de> Visitor<'de> for &mut Reader {
 /// A key of the top level.
 struct Name;
 
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Option<Field>;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
-        from.deserialize_any(self)
-    }
-}
+seed! { Name => Option<Field> }
 
 impl Visitor<'_> for Name {
     type Value = Option<Field>;

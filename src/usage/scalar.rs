@@ -18,9 +18,9 @@ const CHOICES_MAX: u64 = 1024;
 /// Largest output limit: the largest integer every JSON reader holds exactly.
 const LIMIT_MAX: u64 = 1 << 53;
 
-/// Makes a type its own seed, and words `expecting`, which nobody sees.
+/// Makes a visitor its own seed.
 macro_rules! seed {
-    ($($seed:ident => $value:ty),+ $(,)?) => {$(
+    ($($seed:ty => $value:ty),+ $(,)?) => {$(
         impl<'de> DeserializeSeed<'de> for $seed {
             type Value = $value;
 
@@ -30,6 +30,7 @@ macro_rules! seed {
         }
     )+};
 }
+pub(super) use seed;
 
 /// A model name.
 pub(super) struct Model;

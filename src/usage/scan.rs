@@ -105,27 +105,29 @@ pub(super) struct Scanner {
 impl Scanner {
     /// Reads on, and hands each wanted value, raw, to `found`.
     pub(super) fn feed(&mut self, bytes: &[u8], mut found: impl FnMut(Key, &[u8])) {
-        let mut at = 0;
+        // Kept in registers while it changes with every few bytes.
+        let (mut at, mut state) = (0, self.state);
         while let Some(&byte) = bytes.get(at) {
-            match self.state {
-                State::Foreign => return,
-                State::Name | State::NameEscape => at = self.name(bytes, at),
+            match state {
+                State::Foreign => break,
+                State::Name | State::NameEscape => (at, state) = self.name(bytes, at, state),
                 State::Bare | State::Text | State::TextEscape | State::Nested => {
-                    let (end, ended) = self.skip(bytes, at);
+                    let start = at;
+                    (at, state) = self.skip(bytes, at, state);
                     if self.wanted.is_some() {
-                        self.keep(bytes.get(at..end).unwrap_or_default());
+                        self.keep(bytes.get(start..at).unwrap_or_default());
+                        if state == State::Next {
+                            self.close(&mut found);
+                        }
                     }
-                    if ended {
-                        self.close(&mut found);
-                    }
-                    at = end;
                 }
                 _ => {
-                    self.punctuate(byte);
+                    state = self.punctuate(state, byte);
                     at += 1;
                 }
             }
         }
+        self.state = state;
     }
 
     /// Whether the document has been read to the end of its outermost object.
@@ -142,22 +144,17 @@ impl Scanner {
     /// Makes ready for the next document.
     pub(super) fn reset(&mut self) {
         self.state = State::Start;
-        self.wanted = None;
-        self.kept.clear();
+        self.forget();
     }
 
     /// Steps over one byte between names and values.
-    fn punctuate(&mut self, byte: u8) {
-        self.state = match (self.state, byte) {
-            (state, b' ' | b'\t' | b'\n' | b'\r') => state,
+    fn punctuate(&mut self, state: State, byte: u8) -> State {
+        match (state, byte) {
+            (_, b' ' | b'\t' | b'\n' | b'\r') => state,
             // A byte order mark, whose bytes can begin nothing else.
             (State::Start, 0xEF | 0xBB | 0xBF) => State::Start,
             (State::Start, b'{') => State::Open,
-            (State::Open | State::Key, b'"') => {
-                self.kept.clear();
-                self.cut = false;
-                State::Name
-            }
+            (State::Open | State::Key, b'"') => State::Name,
             (State::Open | State::Next, b'}') => State::End,
             (State::Colon, b':') => State::Value,
             (State::Next, b',') => State::Key,
@@ -172,34 +169,38 @@ impl Scanner {
                 }
             }
             _ => State::Foreign,
-        };
+        }
     }
 
-    /// Reads a key from `at`; returns where it stopped.
-    fn name(&mut self, bytes: &[u8], at: usize) -> usize {
+    /// Reads a key from `at`; returns where it stopped and in which state.
+    fn name(&mut self, bytes: &[u8], at: usize, state: State) -> (usize, State) {
         let rest = bytes.get(at..).unwrap_or_default();
-        if self.state == State::NameEscape {
+        if state == State::NameEscape {
             self.keep_within(rest.get(..1).unwrap_or_default(), NAME_MAX);
-            self.state = State::Name;
-            return at + 1;
+            return (at + 1, State::Name);
         }
-        let run = memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
-        let (text, rest) = rest.split_at(run);
-        self.keep_within(text, NAME_MAX);
-        match rest.first() {
-            None => return at + run,
+        let run = quote_or_escape(rest).unwrap_or(rest.len());
+        let (text, end) = rest.split_at(run);
+        match end.first() {
+            // The common case: all of the key at once.
+            Some(b'"') if self.kept.is_empty() => self.wanted = Key::named(text),
             Some(b'"') => {
+                self.keep_within(text, NAME_MAX);
                 self.wanted = self.named();
-                self.kept.clear();
-                self.cut = false;
-                self.state = State::Colon;
             }
             Some(escape) => {
+                self.keep_within(text, NAME_MAX);
                 self.keep_within(&[*escape], NAME_MAX);
-                self.state = State::NameEscape;
+                return (at + run + 1, State::NameEscape);
+            }
+            None => {
+                self.keep_within(text, NAME_MAX);
+                return (at + run, State::Name);
             }
         }
-        at + run + 1
+        self.kept.clear();
+        self.cut = false;
+        (at + run + 1, State::Colon)
     }
 
     /// The wanted key just read, however it is spelt.
@@ -214,63 +215,70 @@ impl Scanner {
         serde_json::from_slice::<String>(&quoted).ok().and_then(|name| Key::named(name.as_bytes()))
     }
 
-    /// Steps over the current value from `at`; returns where it stopped, and whether the value
-    /// ends there.
-    fn skip(&mut self, bytes: &[u8], mut at: usize) -> (usize, bool) {
-        while let Some(&byte) = bytes.get(at) {
-            match self.state {
+    /// Steps over the current value from `at`; returns where it stopped and in which state, which
+    /// is [`State::Next`] if the value ends there.
+    fn skip(&mut self, bytes: &[u8], mut at: usize, mut state: State) -> (usize, State) {
+        while let Some(rest @ [first, ..]) = bytes.get(at..) {
+            match state {
                 State::Text => {
-                    let rest = bytes.get(at..).unwrap_or_default();
-                    let Some(run) = memchr2(b'"', b'\\', rest) else { return (bytes.len(), false) };
+                    let Some(run) = quote_or_escape(rest) else { return (bytes.len(), state) };
                     at += run + 1;
-                    self.state = match rest.get(run) {
+                    state = match rest.get(run) {
                         Some(b'\\') => State::TextEscape,
-                        _ if self.nest == 0 => return (at, true),
+                        _ if self.nest == 0 => return (at, State::Next),
                         _ => State::Nested,
                     };
                 }
                 State::TextEscape => {
                     at += 1;
-                    self.state = State::Text;
+                    state = State::Text;
                 }
                 State::Bare => {
-                    if matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
-                        return (at, true);
+                    if matches!(first, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
+                        return (at, State::Next);
                     }
                     at += 1;
                 }
                 _ => {
-                    at += 1;
-                    match byte {
-                        b'"' => self.state = State::Text,
-                        b'{' | b'[' => self.nest = self.nest.saturating_add(1),
-                        b'}' | b']' => {
-                            self.nest -= 1;
-                            if self.nest == 0 {
-                                return (at, true);
-                            }
-                        }
-                        _ => {}
+                    let Some(run) = rest.iter().position(|byte| STRUCTURAL[usize::from(*byte)])
+                    else {
+                        return (bytes.len(), state);
+                    };
+                    at += run + 1;
+                    match rest.get(run) {
+                        Some(b'"') => state = State::Text,
+                        Some(b'{' | b'[') => self.nest = self.nest.saturating_add(1),
+                        _ if self.nest <= 1 => return (at, State::Next),
+                        _ => self.nest -= 1,
                     }
                 }
             }
         }
-        (at, false)
+        (at, state)
     }
 
-    /// Ends the current value.
+    /// Ends a wanted value.
     fn close(&mut self, found: &mut impl FnMut(Key, &[u8])) {
-        if let Some(key) = self.wanted.take()
+        if let Some(key) = self.wanted
             && (!self.cut || key.beginning_will_do())
         {
             found(key, &self.kept);
         }
-        self.state = State::Next;
+        self.forget();
+    }
+
+    /// Drops what is kept.
+    fn forget(&mut self) {
+        self.wanted = None;
+        self.kept.clear();
+        self.cut = false;
     }
 
     /// Keeps part of a wanted value.
     fn keep(&mut self, part: &[u8]) {
-        if let Some(key) = self.wanted {
+        if let Some(key) = self.wanted
+            && !self.cut
+        {
             self.keep_within(part, key.limit());
         }
     }
@@ -278,6 +286,27 @@ impl Scanner {
     fn keep_within(&mut self, part: &[u8], limit: usize) {
         let room = limit.saturating_sub(self.kept.len());
         self.cut |= part.len() > room;
-        self.kept.extend(part.iter().take(room));
+        self.kept.extend_from_slice(part.get(..room).unwrap_or(part));
     }
+}
+
+/// The bytes that change where a scan stands inside a list or an object.
+const STRUCTURAL: [bool; 256] = {
+    let mut table = [false; 256];
+    table[b'"' as usize] = true;
+    table[b'{' as usize] = true;
+    table[b'[' as usize] = true;
+    table[b'}' as usize] = true;
+    table[b']' as usize] = true;
+    table
+};
+
+/// Where the next quote or backslash is.
+///
+/// Most strings of a stream's chunks are shorter than it takes a vector search to get going, so
+/// the first bytes are looked at one by one.
+fn quote_or_escape(bytes: &[u8]) -> Option<usize> {
+    let (near, far) = bytes.split_at(bytes.len().min(16));
+    let hit = |byte: &u8| matches!(byte, b'"' | b'\\');
+    near.iter().position(hit).or_else(|| Some(near.len() + memchr2(b'"', b'\\', far)?))
 }

@@ -132,12 +132,19 @@ impl Sse {
     }
 
     fn data(&mut self, text: &[u8]) {
-        for byte in text.iter().take(DONE.len() - self.head_len) {
-            self.head[self.head_len] = *byte;
-            self.head_len += 1;
+        if self.head_len < DONE.len() {
+            self.begin(text);
         }
         let report = &mut self.report;
         self.scanner.feed(text, |key, raw| report.note(key, raw));
+    }
+
+    /// Keeps the first bytes of the event's data.
+    fn begin(&mut self, text: &[u8]) {
+        for (slot, byte) in self.head.iter_mut().skip(self.head_len).zip(text) {
+            *slot = *byte;
+            self.head_len += 1;
+        }
     }
 
     fn end_event(&mut self) {

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::demand::PromptWeight;
+use super::scalar::seed;
 
 /// Bytes around an entry of an object in compact JSON: `"":"",`.
 const ENTRY: u64 = 6;
@@ -41,20 +42,6 @@ impl PromptWeight {
 fn len(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
-
-/// Makes a visitor its own seed.
-macro_rules! seed {
-    ($($seed:ident => $value:ty),+ $(,)?) => {$(
-        impl<'de> DeserializeSeed<'de> for $seed<'_> {
-            type Value = $value;
-
-            fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<$value, D::Error> {
-                from.deserialize_any(self)
-            }
-        }
-    )+};
-}
-pub(super) use seed;
 
 /// Lets a visitor take each number as text, and then read as `$value`.
 macro_rules! numbers_are_text {
@@ -100,7 +87,7 @@ macro_rules! strings_are_text {
 }
 pub(super) use strings_are_text;
 
-seed! { Text => (), Tools => (), Prompt => u64, Item => Entry }
+seed! { Text<'_> => (), Tools<'_> => (), Prompt<'_> => u64, Item<'_> => Entry }
 
 impl<'de> Visitor<'de> for Text<'_> {
     type Value = ();
