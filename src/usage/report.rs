@@ -42,15 +42,15 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// Takes the raw value of a top-level key.
+    /// Takes the raw value of a top-level key; of several the last one counts, as for a parser.
     pub(super) fn note(&mut self, key: Key, raw: &[u8]) {
         match key {
-            Key::Usage => self.usage = usage(raw).or(self.usage),
-            Key::Error => self.code = code(raw).or_else(|| self.code.take()),
-            Key::StatusCode => self.status = serde_json::from_slice(raw).ok().or(self.status),
+            Key::Usage => self.usage = usage(raw),
+            Key::Error => self.code = code(raw),
+            Key::StatusCode => self.status = serde_json::from_slice(raw).ok(),
             Key::Choices => {
                 let mut bytes = raw.iter().filter(|byte| !byte.is_ascii_whitespace());
-                self.choices |= bytes.next() == Some(&b'[') && bytes.next() != Some(&b']');
+                self.choices = bytes.next() == Some(&b'[') && bytes.next() != Some(&b']');
             }
         }
     }

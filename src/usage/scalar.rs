@@ -159,12 +159,6 @@ impl Visitor<'_> for Tier {
 
 /// A whole number written as a float, such as `100.0`: lenient readers take it for 100.
 fn whole(value: f64) -> Option<i64> {
-    // 2^53: beyond it a float no longer names one integer.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    if value.fract() == 0.0 && value.abs() <= EXACT {
-        #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
-        Some(value as i64)
-    } else {
-        None
-    }
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and saturates out of any range")]
+    (value.fract() == 0.0).then_some(value as i64)
 }

@@ -11,8 +11,9 @@
 
 use memchr::memchr2;
 
-/// Longest spelling of a wanted key: every letter of the longest, `status_code`, as `\u0000`.
-const NAME_MAX: usize = 11 * 6;
+/// Most bytes kept of a key: one more than the longest spelling of a wanted one, which is every
+/// letter of `status_code` as `\u0000`, so that no longer key can pass for it.
+const NAME_MAX: usize = 11 * 6 + 1;
 
 /// A top-level key whose value is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -38,7 +39,8 @@ impl Key {
         }
     }
 
-    /// Most bytes captured of the value.
+    /// Most bytes captured of the value. What is cut there no longer parses, but still begins as
+    /// an object or a list does.
     fn limit(self) -> usize {
         match self {
             // A real usage is below 500 bytes and an error below 2,000.
@@ -46,11 +48,6 @@ impl Key {
             // Three digits; a bracket and what follows it.
             Self::StatusCode | Self::Choices => 16,
         }
-    }
-
-    /// Whether the beginning of the value says enough.
-    fn beginning_will_do(self) -> bool {
-        matches!(self, Self::Choices)
     }
 }
 
@@ -98,8 +95,6 @@ pub(super) struct Scanner {
     wanted: Option<Key>,
     /// The key being read, or the value being captured.
     kept: Vec<u8>,
-    /// Whether `kept` lacks the rest.
-    cut: bool,
 }
 
 impl Scanner {
@@ -199,15 +194,11 @@ impl Scanner {
             }
         }
         self.kept.clear();
-        self.cut = false;
         (at + run + 1, State::Colon)
     }
 
     /// The wanted key just read, however it is spelt.
     fn named(&self) -> Option<Key> {
-        if self.cut {
-            return None;
-        }
         if !self.kept.contains(&b'\\') {
             return Key::named(&self.kept);
         }
@@ -259,9 +250,7 @@ impl Scanner {
 
     /// Ends a wanted value.
     fn close(&mut self, found: &mut impl FnMut(Key, &[u8])) {
-        if let Some(key) = self.wanted
-            && (!self.cut || key.beginning_will_do())
-        {
+        if let Some(key) = self.wanted {
             found(key, &self.kept);
         }
         self.forget();
@@ -271,21 +260,17 @@ impl Scanner {
     fn forget(&mut self) {
         self.wanted = None;
         self.kept.clear();
-        self.cut = false;
     }
 
     /// Keeps part of a wanted value.
     fn keep(&mut self, part: &[u8]) {
-        if let Some(key) = self.wanted
-            && !self.cut
-        {
+        if let Some(key) = self.wanted {
             self.keep_within(part, key.limit());
         }
     }
 
     fn keep_within(&mut self, part: &[u8], limit: usize) {
         let room = limit.saturating_sub(self.kept.len());
-        self.cut |= part.len() > room;
         self.kept.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 }

@@ -284,6 +284,23 @@ fn images_and_files_are_counted_and_their_data_is_not_text() {
     assert_eq!(seen, expected);
 }
 
+/// A part is known by its type or by the field that holds its data, whichever is there.
+#[test]
+fn a_part_is_known_by_either_name() {
+    for (part, images, other_parts) in [
+        (json!({"type": "image_url"}), 1, 0),
+        (json!({"image_url": {"url": "x"}}), 1, 0),
+        (json!({"type": "file"}), 0, 1),
+        (json!({"file": {}}), 0, 1),
+        (json!({"type": "image_url", "file": {}}), 1, 1),
+        (json!({"type": "text"}), 0, 0),
+    ] {
+        let seen = weight(&json!({"messages": [{"role": "user", "content": [part]}]}));
+        let expected = PromptWeight { messages: 1, images, other_parts, ..PromptWeight::default() };
+        assert_eq!(seen, expected, "{part}");
+    }
+}
+
 #[test]
 fn a_part_cannot_hide_its_text() {
     for part in [

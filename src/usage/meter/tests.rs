@@ -75,6 +75,14 @@ fn lines_end_and_fields_are_told_apart_as_the_standard_says() {
         (format!("data: {usage}"), true, 1, "and the line"),
         (format!("data\ndata: {usage}\ndata\n\n"), true, 1, "empty lines of data"),
         (format!("data: {usage}\ndata: {{}}\n\n"), true, 1, "the value was whole"),
+        ("data\ndata\n\n".to_owned(), false, 1, "two are joined by a line feed, which is data"),
+        ("data: [DO\ndata: NE]\n\n".to_owned(), false, 1, "so they are not run together"),
+        (
+            format!("data: {{\"error\":{{\"code\":\n\ndata: {usage}\n\n"),
+            true,
+            2,
+            "a broken event harms no other",
+        ),
         ("data\n\n".to_owned(), false, 0, "an event without data is none"),
         ("data:\n\ndata: \n\n\n\n".to_owned(), false, 0, "nor are these"),
         (format!(" data: {usage}\n\n"), false, 0, "a space before the name"),
@@ -117,12 +125,18 @@ fn an_error_in_a_stream_is_seen() {
         (json!({"error": "m", "status_code": "500"}), failed(None, "")),
         (json!({"error": {}, "status_code": 70_000}), failed(None, "")),
         (json!({"error": null, "status_code": 500}), None),
+        (json!({"error": {}, "status_code_": 500}), failed(None, "")),
         (json!({"choices": [{"error": {"code": "x"}}]}), None),
     ] {
         let first_content = data.get("choices").is_some();
         let body = format!("data: {data}\n\n");
         let expected = Seen { error: expected, events: 1, first_content, ..Seen::default() };
         assert_eq!(at_every_split(SSE, body.as_bytes()), expected, "{body}");
+    }
+    let spelt: String = "status_code".bytes().map(|byte| format!("\\u{byte:04x}")).collect();
+    for (name, status) in [(spelt.clone(), Some(500)), (spelt + "x", None)] {
+        let body = format!("data: {{\"error\":{{}},\"{name}\":500}}\n\n");
+        assert_eq!(at_every_split(SSE, body.as_bytes()).error, failed(status, ""), "{name}");
     }
     let two = "data: {\"error\":{\"code\":\"a\"}}\n\ndata: {\"error\":{\"code\":\"b\"}}\n\n";
     assert_eq!(whole(SSE, two.as_bytes()).error, failed(None, "a"), "the first one is the cause");
@@ -149,6 +163,8 @@ fn a_document_is_metered() {
         (json!({ "x": format!("{{{not}}}") }).to_string(), false, true, "quoted usage"),
         (format!("{{{}}}", not.replace("usage", "usage ")), false, true, "another key"),
         (format!("[{{{not}}}]"), false, false, "a list"),
+        (format!("{{{not},{usage}}}"), true, true, "the last of two"),
+        (format!("{{{usage},\"usage\":null}}"), false, true, "the last of two, being null"),
         ("{}".to_owned(), false, true, "empty"),
         (format!("{{{usage},\"x\":["), true, false, "cut after the usage"),
         (format!("{{{}", &usage[..usage.len() - 1]), false, false, "cut within it"),
@@ -169,6 +185,8 @@ fn a_value_too_large_is_passed_over() {
     assert_eq!(whole(JSON, value(16_000).as_bytes()).usage, used(1, 0));
     let seen = whole(JSON, value(17_000).as_bytes());
     assert_eq!((seen.usage, seen.done), (None, true));
+    let error = value(17_000).replace("usage", "error");
+    assert_eq!(whole(JSON, error.as_bytes()).error, failed(None, ""), "an error all the same");
 }
 
 #[test]
