@@ -1,6 +1,13 @@
 //! Tidegate.
 
+pub mod admin;
 pub mod admission;
+pub mod config;
+pub mod identity;
 pub mod limit;
+pub mod metrics;
+pub mod proxy;
+pub mod server;
+pub mod telemetry;
 pub mod time;
 pub mod usage;

@@ -192,9 +192,26 @@ impl Pool {
         state.ledger.levels(now).for_each(visit);
     }
 
+    /// What a request waits for, as callers, logs and metrics name it: "tokens/minute".
+    pub fn name_of(&self, bound: Bound) -> String {
+        match bound {
+            Bound::Constraint(index) => {
+                self.constraint(index).map_or_else(String::new, |quota| quota.to_string())
+            }
+            Bound::Concurrency => "concurrency".to_owned(),
+            Bound::Gap => "gap".to_owned(),
+            Bound::Backoff => "backoff".to_owned(),
+        }
+    }
+
     /// The constraint with this index.
     pub fn constraint(&self, index: usize) -> Option<Constraint> {
         self.state.lock().ledger.constraint(index).cloned()
+    }
+
+    /// The instant that the pool goes by now.
+    pub fn now(&self) -> Timestamp {
+        self.epoch.now()
     }
 
     /// What the pool looks like now.

@@ -6,6 +6,7 @@
 //!   vouches for could grow the map for ever. At the bound, pools that hold no state are dropped;
 //!   if all of them do, a new name is refused.
 
+use std::fmt;
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -18,6 +19,13 @@ use crate::time::Epoch;
 /// Identifies a pool: a digest of the upstream account and the model's name.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct PoolKey(pub [u8; 16]);
+
+impl fmt::Display for PoolKey {
+    /// Eight digits: enough to tell pools apart in labels and logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().take(4).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 /// A pool and the name it goes by.
 #[derive(Debug)]

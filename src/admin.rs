@@ -1,0 +1,144 @@
+//! The admin port: what the gateway knows of itself, read-only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use crate::admission::PoolKey;
+use crate::admission::pools::Named;
+use crate::proxy::Gateway;
+
+/// The admin port's pages.
+pub fn app(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .route("/config", get(config))
+        .with_state(gateway)
+}
+
+async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    let text = gateway.metrics().render(gateway.pools());
+    let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, format)], text).into_response()
+}
+
+/// Ready to be sent requests: not while draining, nor when a pool's timer has died.
+async fn readyz(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
+    let stalled = || gateway.pools().all().iter().any(|(_, named)| named.pool.snapshot().stalled);
+    if gateway.is_draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else if stalled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "dispatch has stalled\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn config(State(gateway): State<Arc<Gateway>>) -> String {
+    gateway.config().to_toml()
+}
+
+async fn status(State(gateway): State<Arc<Gateway>>) -> Json<Status> {
+    Json(Status::of(&gateway))
+}
+
+/// Everything `/status` shows.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    version: &'static str,
+    draining: bool,
+    in_flight: i64,
+    connections: i64,
+    body_bytes: i64,
+    pools: Vec<PoolStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct PoolStatus {
+    pool: String,
+    model: Box<str>,
+    profile: String,
+    queued: usize,
+    queued_bytes: u64,
+    oldest_wait_seconds: f64,
+    in_flight: u32,
+    limited_by: Option<String>,
+    stalled: bool,
+    constraints: Vec<ConstraintStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConstraintStatus {
+    unit: &'static str,
+    window: String,
+    window_seconds: f64,
+    mode: &'static str,
+    limit: u64,
+    available: i64,
+    held: u64,
+    resets_in_seconds: f64,
+}
+
+impl Status {
+    /// The status now.
+    pub fn of(gateway: &Gateway) -> Self {
+        let mut pools: Vec<_> =
+            gateway.pools().all().iter().map(|(key, named)| pool(*key, named)).collect();
+        pools.sort_by(|a, b| (&a.model, &a.pool).cmp(&(&b.model, &b.pool)));
+        let metrics = gateway.metrics();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            draining: gateway.is_draining(),
+            in_flight: metrics.in_flight.get(),
+            connections: metrics.connections.get(),
+            body_bytes: metrics.body_bytes.get(),
+            pools,
+        }
+    }
+}
+
+fn pool(key: PoolKey, named: &Named) -> PoolStatus {
+    let snapshot = named.pool.snapshot();
+    let now = named.pool.now();
+    let mut constraints = Vec::new();
+    named.pool.levels(|level| {
+        constraints.push(ConstraintStatus {
+            unit: level.quota.unit().as_str(),
+            window: level.quota.name().to_owned(),
+            window_seconds: level.quota.window().as_secs_f64(),
+            mode: level.quota.mode().as_str(),
+            limit: level.quota.limit(),
+            available: level.available,
+            held: level.held,
+            resets_in_seconds: level.resets_at.since(now).as_secs_f64(),
+        });
+    });
+    let limited_by = snapshot.bound.map(|bound| named.pool.name_of(bound));
+    PoolStatus {
+        pool: key.to_string(),
+        model: named.model.clone(),
+        profile: named.profile.to_string(),
+        queued: snapshot.queued,
+        queued_bytes: snapshot.queued_bytes,
+        oldest_wait_seconds: rounded(snapshot.oldest_wait),
+        in_flight: snapshot.in_flight,
+        limited_by,
+        stalled: snapshot.stalled,
+        constraints,
+    }
+}
+
+/// Seconds with three decimals: more is noise.
+fn rounded(span: Duration) -> f64 {
+    (span.as_secs_f64() * 1_000.0).round() / 1_000.0
+}

@@ -1,0 +1,203 @@
+//! The configuration: valid by construction, or every problem at once.
+//!
+//! A file, the environment and the command line become one tree of values ([`source`]); reading it
+//! ([`read`]) yields a [`Config`] whose fields need no further check, or the list of all problems,
+//! each with its path and line. After that only the typed form travels.
+//!
+//! # Invariants
+//!
+//! - A key that is not known is a problem, never ignored.
+//! - There is no way to say "no limit": a model without limits is a problem.
+//! - A [`Secret`] does not show itself in any output.
+
+mod env;
+mod model;
+mod print;
+mod read;
+mod section;
+mod source;
+mod value;
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::Path;
+use std::time::Duration;
+
+pub use self::model::{Models, Profile};
+pub use self::source::{Problem, Problems};
+pub use self::value::Secret;
+use crate::identity::VirtualKey;
+
+/// What `serve` runs with when no file is given.
+pub const DEFAULT_FILE: &str = include_str!("../config/tidegate.toml");
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The listeners.
+    pub server: Server,
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// Who may wait, and how long.
+    pub admission: Admission,
+    /// What is tried again.
+    pub retry: Retry,
+    /// What is logged.
+    pub log: Log,
+    /// The callers' own keys; empty to let every caller in.
+    pub keys: Vec<VirtualKey>,
+    /// Limits and costs by model.
+    pub models: Models,
+}
+
+/// The listeners and what they put up with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Address of the API.
+    pub listen: SocketAddr,
+    /// Address of metrics, health and status.
+    pub admin: SocketAddr,
+    /// Connections to the API at once; more wait to be accepted.
+    pub max_connections: NonZeroU32,
+    /// Bytes of a request body, as sent and decoded.
+    pub max_body_bytes: NonZeroU64,
+    /// Time for the head of a request, and for the next request on a kept connection.
+    pub header_timeout: Duration,
+    /// Time between two pieces of a request body.
+    pub body_timeout: Duration,
+    /// Time for which a caller may take nothing of its answer.
+    pub write_timeout: Duration,
+    /// Time for running answers to finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// The upstream and what is expected of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upstream {
+    /// Scheme, host and port, without a path.
+    pub base_url: http::Uri,
+    /// The account's key; `None` passes the callers' own on.
+    pub api_key: Option<Secret>,
+    /// Time to connect, name resolution and TLS included.
+    pub connect_timeout: Duration,
+    /// Time from the request to the head of its answer.
+    pub head_timeout: Duration,
+    /// Time between two pieces of an answer.
+    pub idle_timeout: Duration,
+    /// Time for which a connection is kept unused.
+    pub pool_idle_timeout: Duration,
+}
+
+/// Bounds on waiting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admission {
+    /// Requests that may wait in each pool.
+    pub max_queued: NonZeroU32,
+    /// Bytes of all request bodies kept at once.
+    pub max_queued_bytes: NonZeroU64,
+    /// The longest wait.
+    pub max_wait: Duration,
+    /// How long after an answer its refund is counted.
+    pub settle_delay: Duration,
+    /// Pools at once.
+    pub max_pools: NonZeroU32,
+}
+
+/// What is tried again, and how often.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// Times that one request is sent at most; 1 for no retries.
+    pub max_attempts: NonZeroU32,
+    /// The backoff before the second attempt at most; doubles with each.
+    pub backoff: Duration,
+    /// The longest backoff.
+    pub max_backoff: Duration,
+    /// Retries for each hundred requests.
+    pub budget_percent: u32,
+    /// Retries a second allowed whatever the number of requests.
+    pub budget_per_second: u32,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least level, as a filter directive ("info", "tidegate=debug").
+    pub level: String,
+    /// The shape of a line.
+    pub format: LogFormat,
+    /// Whether each request is logged, on one line.
+    pub requests: bool,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Values that the command line sets; they win over the environment and the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `server.listen`.
+    pub listen: Option<String>,
+    /// `server.admin`.
+    pub admin: Option<String>,
+    /// `upstream.base_url`.
+    pub upstream: Option<String>,
+}
+
+impl Config {
+    /// Reads the file at `path` ([`DEFAULT_FILE`] if `None`), then lets the environment and the
+    /// command line have their say.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, with its path in the configuration.
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, Problems> {
+        match path {
+            None => Self::parse(DEFAULT_FILE, environment, overrides),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| Problems::one(&path.display().to_string(), &error))?;
+                Self::parse(&text, environment, overrides)
+            }
+        }
+    }
+
+    /// [`Self::load`] with the text of the file.
+    ///
+    /// # Errors
+    ///
+    /// Every problem found, with its path in the configuration.
+    pub fn parse(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, Problems> {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let mut problems = Vec::new();
+        let mut tree = source::parse(text, &mut problems);
+        env::overlay(&mut tree, &environment, &mut problems);
+        source::overlay_flags(&mut tree, overrides);
+        let config = read::config(tree, &environment, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(Problems::from(problems)),
+        }
+    }
+
+    /// The effective configuration as a file, without its secrets.
+    pub fn to_toml(&self) -> String {
+        print::to_toml(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

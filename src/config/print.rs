@@ -1,0 +1,145 @@
+//! Writes a [`Config`] back as a file: every key with its effective value, secrets as references.
+
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::{Config, LogFormat, Profile};
+use crate::limit::{Constraint, Mode};
+
+pub(super) fn to_toml(config: &Config) -> String {
+    let Config { server, upstream, admission, retry, log, keys, models } = config;
+    let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
+    let base_url = format!("{}://{authority}", upstream.base_url.scheme_str().unwrap_or("https"));
+    let root = [
+        (
+            "server",
+            table([
+                ("listen", text(&server.listen)),
+                ("admin", text(&server.admin)),
+                ("max_connections", int(server.max_connections.get())),
+                ("max_body_bytes", int(server.max_body_bytes)),
+                ("header_timeout", span(server.header_timeout)),
+                ("body_timeout", span(server.body_timeout)),
+                ("write_timeout", span(server.write_timeout)),
+                ("drain_timeout", span(server.drain_timeout)),
+            ]),
+        ),
+        (
+            "upstream",
+            table([
+                ("base_url", text(&base_url)),
+                ("api_key", text(&upstream.api_key.as_ref().map_or("", |it| it.reference()))),
+                ("connect_timeout", span(upstream.connect_timeout)),
+                ("head_timeout", span(upstream.head_timeout)),
+                ("idle_timeout", span(upstream.idle_timeout)),
+                ("pool_idle_timeout", span(upstream.pool_idle_timeout)),
+            ]),
+        ),
+        (
+            "admission",
+            table([
+                ("max_queued", int(admission.max_queued.get())),
+                ("max_queued_bytes", int(admission.max_queued_bytes)),
+                ("max_wait", span(admission.max_wait)),
+                ("settle_delay", span(admission.settle_delay)),
+                ("max_pools", int(admission.max_pools.get())),
+            ]),
+        ),
+        (
+            "retry",
+            table([
+                ("max_attempts", int(retry.max_attempts.get())),
+                ("backoff", span(retry.backoff)),
+                ("max_backoff", span(retry.max_backoff)),
+                ("budget_percent", int(retry.budget_percent)),
+                ("budget_per_second", int(retry.budget_per_second)),
+            ]),
+        ),
+        (
+            "log",
+            table([
+                ("level", text(&log.level)),
+                (
+                    "format",
+                    text(match log.format {
+                        LogFormat::Text => &"text",
+                        LogFormat::Json => &"json",
+                    }),
+                ),
+                ("requests", Value::Boolean(log.requests)),
+            ]),
+        ),
+        (
+            "models",
+            Value::Table(models.all().map(|it| (it.name.to_string(), profile(it))).collect()),
+        ),
+    ];
+    let mut root: Table = root.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    if !keys.is_empty() {
+        let keys = keys.iter().map(|key| {
+            let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            table([("name", text(&key.name)), ("hash", text(&format!("sha256:{hex}")))])
+        });
+        root.insert("keys".to_owned(), Value::Array(keys.collect()));
+    }
+    root.to_string()
+}
+
+fn profile(profile: &Profile) -> Value {
+    let rule = &profile.estimate;
+    let mut output = Table::new();
+    output.insert("default".to_owned(), int(rule.output_default));
+    if let Some(cap) = rule.output_cap {
+        output.insert("cap".to_owned(), int(cap));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "read from a number below a million")]
+    let bytes_per_token = Value::Float(rule.prompt_bytes_per_token_milli.get() as f64 / 1_000.0);
+    let prompt = table([
+        ("bytes_per_token", bytes_per_token),
+        ("per_message", int(rule.per_message)),
+        ("per_request", int(rule.per_request)),
+        ("per_part", int(rule.per_image)),
+    ]);
+    let mut table = Table::new();
+    if let Some(most) = profile.max_concurrent {
+        table.insert("max_concurrent".to_owned(), int(most.get()));
+    }
+    table.insert("min_gap".to_owned(), span(profile.min_gap));
+    table.insert("output_reservation".to_owned(), Value::Table(output));
+    table.insert("prompt_estimate".to_owned(), prompt);
+    table.insert("limits".to_owned(), Value::Array(profile.limits.iter().map(limit).collect()));
+    Value::Table(table)
+}
+
+fn limit(quota: &Constraint) -> Value {
+    let Value::Table(mut limit) = table([
+        ("unit", text(&quota.unit().as_str())),
+        ("limit", int(quota.limit())),
+        ("per", span(quota.window())),
+        ("name", text(&quota.name())),
+        ("mode", text(&quota.mode().as_str())),
+    ]) else {
+        return Value::Table(Table::new());
+    };
+    if let Mode::Fixed { skew } = quota.mode() {
+        limit.insert("skew".to_owned(), span(skew));
+    }
+    Value::Table(limit)
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Table(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+fn text(value: &impl ToString) -> Value {
+    Value::String(value.to_string())
+}
+
+fn int(value: impl Into<u64>) -> Value {
+    Value::Integer(i64::try_from(value.into()).unwrap_or(i64::MAX))
+}
+
+fn span(value: Duration) -> Value {
+    text(&humantime::format_duration(value))
+}

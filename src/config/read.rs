@@ -1,0 +1,206 @@
+//! Turns the tree of values into a [`Config`], section by section. The defaults stand here; each
+//! has its reason in `config/full.toml`, which a test compares with them.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::model::models;
+use super::section::Section;
+use super::source::{Node, Problem, Table};
+use super::value::{Bytes, Secret};
+use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
+use crate::identity::VirtualKey;
+
+const KIB: u64 = 1 << 10;
+
+/// A constant that is not zero, as its type says.
+const fn nonzero(value: u32) -> NonZeroU32 {
+    NonZeroU32::new(value).expect("a constant above zero")
+}
+
+const fn bytes(value: u64) -> Bytes {
+    Bytes(std::num::NonZeroU64::new(value).expect("a constant above zero"))
+}
+
+const fn seconds(value: u64) -> Duration {
+    Duration::from_secs(value)
+}
+
+/// Reads the whole tree. The result is good only if no problem was added.
+pub(super) fn config(
+    tree: Table,
+    environment: &[(String, String)],
+    problems: &mut Vec<Problem>,
+) -> Option<Config> {
+    let found = RefCell::new(std::mem::take(problems));
+    let mut root = Section::new("", tree, &found);
+    let server = server(root.section("server"));
+    let upstream = upstream(root.section("upstream"), environment);
+    let admission = admission(root.section("admission"));
+    let retry = retry(root.section("retry"));
+    let log = log(root.section("log"));
+    let keys = root.list("keys").map(|nodes| keys(nodes, &found)).unwrap_or_default();
+    let models = models(root.section("models"));
+    if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
+        let message = "callers' keys need `upstream.api_key`: without it the callers' own \
+                       Authorization goes to the upstream";
+        root.problem("keys", message);
+    }
+    root.finish();
+    *problems = found.into_inner();
+    Some(Config { server: server?, upstream: upstream?, admission, retry, log, keys, models })
+}
+
+fn server(mut section: Section<'_>) -> Option<Server> {
+    let listen = section.get_or("listen", ([127, 0, 0, 1], 8080).into());
+    let admin = section.get_or("admin", ([127, 0, 0, 1], 9464).into());
+    let server = Server {
+        listen,
+        admin,
+        max_connections: section.get_or("max_connections", nonzero(10_000)),
+        max_body_bytes: section.get_or("max_body_bytes", bytes(32 * KIB * KIB)).0,
+        header_timeout: positive(&mut section, "header_timeout", seconds(60)),
+        body_timeout: positive(&mut section, "body_timeout", seconds(30)),
+        write_timeout: positive(&mut section, "write_timeout", seconds(60)),
+        drain_timeout: section.get_or("drain_timeout", seconds(30)),
+    };
+    if listen == admin && listen.port() != 0 {
+        section.problem("admin", format!("{admin} is already `listen`: metrics need their own"));
+        return None;
+    }
+    section.finish();
+    Some(server)
+}
+
+fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Option<Upstream> {
+    let base_url = section.require("base_url");
+    let api_key = match section.get::<String>("api_key") {
+        None => Some(None),
+        Some(reference) if reference.is_empty() => Some(None),
+        Some(reference) => match Secret::resolve(&reference, environment) {
+            Ok(secret) => Some(Some(secret)),
+            Err(message) => {
+                section.problem("api_key", message);
+                None
+            }
+        },
+    };
+    let connect_timeout = positive(&mut section, "connect_timeout", seconds(5));
+    let head_timeout = positive(&mut section, "head_timeout", seconds(300));
+    let idle_timeout = positive(&mut section, "idle_timeout", seconds(60));
+    let pool_idle_timeout = section.get_or("pool_idle_timeout", seconds(60));
+    section.finish();
+    Some(Upstream {
+        base_url: base_url?,
+        api_key: api_key?,
+        connect_timeout,
+        head_timeout,
+        idle_timeout,
+        pool_idle_timeout,
+    })
+}
+
+fn admission(mut section: Section<'_>) -> Admission {
+    let admission = Admission {
+        max_queued: section.get_or("max_queued", nonzero(10_000)),
+        max_queued_bytes: section.get_or("max_queued_bytes", bytes(KIB * KIB * KIB)).0,
+        max_wait: positive(&mut section, "max_wait", seconds(600)),
+        settle_delay: section.get_or("settle_delay", Duration::from_millis(500)),
+        max_pools: section.get_or("max_pools", nonzero(1_024)),
+    };
+    section.finish();
+    admission
+}
+
+fn retry(mut section: Section<'_>) -> Retry {
+    let retry = Retry {
+        max_attempts: section.get_or("max_attempts", nonzero(8)),
+        backoff: positive(&mut section, "backoff", Duration::from_millis(500)),
+        max_backoff: positive(&mut section, "max_backoff", seconds(30)),
+        budget_percent: section.get_or("budget_percent", 20),
+        budget_per_second: section.get_or("budget_per_second", 10),
+    };
+    if retry.max_backoff < retry.backoff {
+        section.problem("max_backoff", "must not be below `backoff`");
+    }
+    if retry.budget_percent > 1_000 {
+        section.problem("budget_percent", "at most 1000: ten retries for each request");
+    }
+    section.finish();
+    retry
+}
+
+fn log(mut section: Section<'_>) -> Log {
+    let level = section.get_or("level", "info".to_owned());
+    if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+        section.problem("level", format!("{error}, got {level:?}"));
+    }
+    let format = match section.get_or("format", "text".to_owned()).as_str() {
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        other => {
+            section.problem("format", format!("\"text\" or \"json\" is expected, got {other:?}"));
+            LogFormat::Text
+        }
+    };
+    let requests = section.get_or("requests", true);
+    section.finish();
+    Log { level, format, requests }
+}
+
+fn keys(nodes: Vec<Node>, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
+    let (mut names, mut digests) = (BTreeSet::new(), BTreeSet::new());
+    let mut keys = Vec::new();
+    for (index, node) in nodes.into_iter().enumerate() {
+        let mut section = Section::of(&format!("keys[{index}]"), node, problems);
+        let name = section.require::<String>("name");
+        let hash = section.require::<String>("hash");
+        let digest = hash.and_then(|hash| {
+            let digest = hash.strip_prefix("sha256:").and_then(sha256);
+            if digest.is_none() {
+                // Not quoted: it may be the key itself.
+                section.problem("hash", "\"sha256:\" and 64 hexadecimal digits are expected");
+            }
+            digest
+        });
+        if let Some(name) = &name {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+                section.problem("name", "1 to 64 of letters, digits, '-', '_' and '.' expected");
+            } else if !names.insert(name.clone()) {
+                section.problem("name", format!("{name} is there twice"));
+            }
+        }
+        if digest.is_some_and(|digest| !digests.insert(digest)) {
+            section.problem("hash", "is another key's: nobody could tell the two apart");
+        }
+        section.finish();
+        if let (Some(name), Some(digest)) = (name, digest) {
+            keys.push(VirtualKey { name: name.into(), digest });
+        }
+    }
+    keys
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+fn sha256(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// A duration above zero.
+fn positive(section: &mut Section<'_>, key: &'static str, default: Duration) -> Duration {
+    let value = section.get_or(key, default);
+    if value.is_zero() {
+        section.problem(key, "must be above zero");
+    }
+    value
+}

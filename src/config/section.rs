@@ -1,0 +1,130 @@
+//! Reads a table key by key: what is missing, of the wrong kind or unknown becomes a problem, and
+//! reading goes on.
+
+use std::cell::RefCell;
+
+use super::source::{Kind, Node, Problem, Table};
+use super::value::FromNode;
+
+/// A table being read. Keys that were not asked for are reported when it is finished.
+pub(super) struct Section<'a> {
+    path: String,
+    line: Option<usize>,
+    table: Table,
+    known: Vec<&'static str>,
+    problems: &'a RefCell<Vec<Problem>>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn new(path: &str, table: Table, problems: &'a RefCell<Vec<Problem>>) -> Self {
+        Self { path: path.to_owned(), line: None, table, known: Vec::new(), problems }
+    }
+
+    /// The table that `node` must be; an empty one if it is not.
+    pub(super) fn of(path: &str, node: Node, problems: &'a RefCell<Vec<Problem>>) -> Self {
+        let line = node.line;
+        let table = match node.kind {
+            Kind::Table(table) => table,
+            kind => {
+                let message = format!("a table is expected, got {}", kind.describe());
+                problems.borrow_mut().push(Problem { path: path.to_owned(), line, message });
+                Table::new()
+            }
+        };
+        Self { line, ..Self::new(path, table, problems) }
+    }
+
+    /// The value of `key`, if it is there and right.
+    pub(super) fn get<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
+        let node = self.node(key)?;
+        let (path, line) = (self.path_of(key, &node), node.line);
+        match T::from_node(node) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.report(path, line, message);
+                None
+            }
+        }
+    }
+
+    /// The value of `key`, or `default` if it is not there or wrong.
+    pub(super) fn get_or<T: FromNode>(&mut self, key: &'static str, default: T) -> T {
+        self.get(key).unwrap_or(default)
+    }
+
+    /// The value of `key`, which must be there.
+    pub(super) fn require<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
+        if !self.table.contains_key(key) {
+            self.known.push(key);
+            self.problem(key, "is missing");
+            return None;
+        }
+        self.get(key)
+    }
+
+    /// The table under `key`; empty if it is not there.
+    pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
+        let path = self.child(key);
+        match self.node(key) {
+            Some(node) => Section::of(&path, node, self.problems),
+            None => Section::new(&path, Table::new(), self.problems),
+        }
+    }
+
+    /// The raw value of `key`.
+    pub(super) fn node(&mut self, key: &'static str) -> Option<Node> {
+        self.known.push(key);
+        self.table.remove(key)
+    }
+
+    /// The nodes of the list under `key`; `None` if it is not there.
+    pub(super) fn list(&mut self, key: &'static str) -> Option<Vec<Node>> {
+        let node = self.node(key)?;
+        match node.kind {
+            Kind::Array(nodes) => Some(nodes),
+            kind => {
+                let message = format!("a list is expected, got {}", kind.describe());
+                self.report(self.child(key), node.line, message);
+                None
+            }
+        }
+    }
+
+    /// Every key and value that is left, as names chosen by the user.
+    pub(super) fn entries(&mut self) -> Table {
+        std::mem::take(&mut self.table)
+    }
+
+    /// Notes a problem with `key`.
+    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
+        self.report(self.child(key), self.line, message.into());
+    }
+
+    /// The path of `key`.
+    pub(super) fn child(&self, key: &str) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let key = if key.chars().all(plain) { key.to_owned() } else { format!("{key:?}") };
+        if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Reports the keys nobody asked for.
+    pub(super) fn finish(self) {
+        for (key, node) in &self.table {
+            let message = format!("unknown key; known here: {}", self.known.join(", "));
+            self.report(self.path_of(key, node), node.line, message);
+        }
+    }
+
+    pub(super) fn problems(&self) -> &'a RefCell<Vec<Problem>> {
+        self.problems
+    }
+
+    fn path_of(&self, key: &str, node: &Node) -> String {
+        let path = self.child(key);
+        node.variable.as_ref().map_or(path.clone(), |name| format!("{name} ({path})"))
+    }
+
+    fn report(&self, path: String, line: Option<usize>, message: String) {
+        self.problems.borrow_mut().push(Problem { path, line, message });
+    }
+}

@@ -1,0 +1,217 @@
+//! The types of values: each says what it expects when it gets something else.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+use super::source::{Kind, Node};
+
+/// A value that a node can be read as.
+pub(super) trait FromNode: Sized {
+    /// The value, or what is wrong with it.
+    fn from_node(node: Node) -> Result<Self, String>;
+}
+
+/// Text that is never shown.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Secret {
+    text: String,
+    reference: String,
+}
+
+impl Secret {
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Where it comes from: "env:NAME" or "file:PATH".
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
+    /// Resolves a reference.
+    pub(super) fn resolve(
+        reference: &str,
+        environment: &[(String, String)],
+    ) -> Result<Self, String> {
+        let text = if let Some(name) = reference.strip_prefix("env:") {
+            let found = environment.iter().find(|(key, _)| key == name);
+            found.map(|(_, value)| value.clone()).ok_or(format!("{name} is not set"))?
+        } else if let Some(path) = reference.strip_prefix("file:") {
+            std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?
+        } else {
+            // Not quoted: it may be the secret itself.
+            return Err(
+                "a reference is expected, \"env:NAME\" or \"file:PATH\", not the secret".into()
+            );
+        };
+        let text = text.trim().to_owned();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!("{reference} holds no key: visible ASCII without spaces"));
+        }
+        Ok(Self { text, reference: reference.to_owned() })
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.reference)
+    }
+}
+
+impl Kind {
+    /// What the value is, for people; short, and without its text.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::String(_) | Self::Untyped(_) => "text".to_owned(),
+            Self::Integer(integer) => integer.to_string(),
+            Self::Float(float) => float.to_string(),
+            Self::Bool(boolean) => boolean.to_string(),
+            Self::Other => "something else".to_owned(),
+            Self::Array(_) => "a list".to_owned(),
+            Self::Table(_) => "a table".to_owned(),
+        }
+    }
+}
+
+impl FromNode for String {
+    fn from_node(node: Node) -> Result<Self, String> {
+        match node.kind {
+            Kind::String(text) | Kind::Untyped(text) => Ok(text),
+            kind => Err(format!("text is expected, got {}", kind.describe())),
+        }
+    }
+}
+
+impl FromNode for bool {
+    fn from_node(node: Node) -> Result<Self, String> {
+        match &node.kind {
+            Kind::Bool(value) => Ok(*value),
+            Kind::Untyped(text) if text == "true" => Ok(true),
+            Kind::Untyped(text) if text == "false" => Ok(false),
+            kind => Err(format!("true or false is expected, got {}", kind.describe())),
+        }
+    }
+}
+
+impl FromNode for u64 {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let value = match &node.kind {
+            Kind::Integer(integer) => Self::try_from(*integer).ok(),
+            Kind::Untyped(text) => text.replace('_', "").parse().ok(),
+            _ => None,
+        };
+        value.ok_or_else(|| format!("a whole number is expected, got {}", shown(&node.kind)))
+    }
+}
+
+impl FromNode for u32 {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let value = u64::from_node(node)?;
+        Self::try_from(value).map_err(|_| format!("at most {}, got {value}", Self::MAX))
+    }
+}
+
+impl FromNode for NonZeroU32 {
+    fn from_node(node: Node) -> Result<Self, String> {
+        Self::new(u32::from_node(node)?).ok_or_else(|| "at least 1, got 0".to_owned())
+    }
+}
+
+impl FromNode for Duration {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let text = match &node.kind {
+            Kind::String(text) | Kind::Untyped(text) => humantime::parse_duration(text).ok(),
+            _ => None,
+        };
+        let expected =
+            "a duration with its unit is expected, such as \"500ms\", \"30s\" or \"10m\"";
+        text.ok_or_else(|| format!("{expected}, got {}", shown(&node.kind)))
+    }
+}
+
+/// A number of bytes: "32MiB", or a plain integer.
+pub(super) struct Bytes(pub(super) NonZeroU64);
+
+impl FromNode for Bytes {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let value = match &node.kind {
+            Kind::String(text) | Kind::Untyped(text) => {
+                text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+            }
+            Kind::Integer(integer) => u64::try_from(*integer).ok(),
+            _ => None,
+        };
+        value.and_then(NonZeroU64::new).map(Self).ok_or_else(|| {
+            format!("a size is expected, such as \"32MiB\", got {}", shown(&node.kind))
+        })
+    }
+}
+
+impl FromNode for SocketAddr {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let text = String::from_node(node)?;
+        text.parse().map_err(|_| {
+            format!("an address and port is expected, such as \"127.0.0.1:8080\", got {text:?}")
+        })
+    }
+}
+
+impl FromNode for http::Uri {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let text = String::from_node(node)?;
+        let expected = "\"http://HOST[:PORT]\" or \"https://HOST[:PORT]\" is expected";
+        let uri: Self = text.parse().map_err(|_| format!("{expected}, got {text:?}"))?;
+        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let host = uri.authority().is_some_and(|it| !it.host().is_empty());
+        // Credentials in a URL end up in logs; a path would be silently doubled by SDKs that bring
+        // their own.
+        let plain = uri.authority().is_some_and(|it| !it.as_str().contains('@'));
+        let root = matches!(uri.path(), "" | "/" | "/v1" | "/v1/") && uri.query().is_none();
+        if scheme && host && plain && root {
+            return Ok(uri);
+        }
+        Err(if plain {
+            format!("{expected}, with no path but /v1, got {text:?}")
+        } else {
+            format!("{expected}, without credentials")
+        })
+    }
+}
+
+/// A decimal number above zero, in thousandths.
+pub(super) struct Milli(pub(super) NonZeroU64);
+
+impl FromNode for Milli {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "bounded to a million before the cast"
+    )]
+    fn from_node(node: Node) -> Result<Self, String> {
+        let value = match &node.kind {
+            Kind::Integer(integer) => Some(*integer as f64),
+            Kind::Float(float) => Some(*float),
+            Kind::Untyped(text) => text.parse().ok(),
+            _ => None,
+        };
+        let milli = value.filter(|value| (0.001..1_000_000.0).contains(value));
+        milli
+            .and_then(|value| NonZeroU64::new((value * 1_000.0).round() as u64))
+            .map(Self)
+            .ok_or_else(|| {
+                format!("a number between 0.001 and 1000000 is expected, got {}", shown(&node.kind))
+            })
+    }
+}
+
+/// The value as the user wrote it, where it is a scalar.
+fn shown(kind: &Kind) -> String {
+    match kind {
+        Kind::String(text) | Kind::Untyped(text) => format!("{text:?}"),
+        kind => kind.describe(),
+    }
+}

@@ -1,0 +1,230 @@
+//! Every metric, registered once in a registry of its own; handles are resolved up front.
+//!
+//! A new metric belongs here if an operator would alert on it, plot it or size by it. What is a
+//! level rather than an event (queues, quotas) is read from the pools when somebody scrapes.
+//!
+//! # Invariants
+//!
+//! - Labels are closed enums or configured names: no model, path or key as sent by a caller.
+//! - `tidegate_requests_total` counts every request once, under the one outcome it had.
+
+mod outcome;
+mod pools;
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+pub use self::outcome::{Outcome, Rejection, RetryReason};
+use self::pools::PoolGauges;
+use crate::admission::Pools;
+
+/// Waits, from "nobody noticed" to the longest that is allowed by default, about 2.5 steps a decade.
+const WAIT_BUCKETS: &[f64] =
+    &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+/// Latencies of an upstream that answers in 50 ms to a few minutes.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 300.0];
+/// Estimated over used tokens: 1 is exact, below is a risk, above is quota that had to wait for its
+/// refund.
+const RATIO_BUCKETS: &[f64] = &[0.5, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+/// Every metric of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    outcomes: [IntCounter; Outcome::ALL.len()],
+    rejections: [IntCounter; Rejection::ALL.len()],
+    retries: [IntCounter; RetryReason::ALL.len()],
+    pools: PoolGauges,
+    /// Time from arrival to admission, of admitted requests.
+    pub queue_wait: Histogram,
+    /// Time from sending to the head of the answer.
+    pub upstream_head: Histogram,
+    /// Time from sending to the first content of a streamed answer.
+    pub first_token: Histogram,
+    /// Time from sending to the end of the answer.
+    pub upstream_duration: Histogram,
+    /// Tokens held at admission over tokens used.
+    pub estimate_ratio: Histogram,
+    /// Tokens held at admission.
+    pub tokens_estimated: IntCounter,
+    /// Prompt tokens that answers reported.
+    pub tokens_prompt: IntCounter,
+    /// Completion tokens that answers reported.
+    pub tokens_completion: IntCounter,
+    /// Prompt tokens that the upstream had cached, part of the prompt tokens.
+    pub tokens_cached: IntCounter,
+    /// Answers that ended without a usage report.
+    pub usage_missing: IntCounter,
+    /// Requests being served.
+    pub in_flight: IntGauge,
+    /// Open connections to the API.
+    pub connections: IntGauge,
+    /// Connections accepted.
+    pub connections_total: IntCounter,
+    /// Bytes of request bodies kept.
+    pub body_bytes: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    ///
+    /// If two metrics share a name: a mistake in this file.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let new = Registrar(&registry);
+        let outcomes = new.counters(
+            "tidegate_requests_total",
+            "Requests by the one outcome each had.",
+            "outcome",
+            Outcome::ALL.map(Outcome::as_str),
+        )?;
+        let rejections = new.counters(
+            "tidegate_upstream_rejections_total",
+            "429 and overload answers of the upstream, by kind, passed on or retried.",
+            "kind",
+            Rejection::ALL.map(Rejection::as_str),
+        )?;
+        let retries = new.counters(
+            "tidegate_retries_total",
+            "Requests sent to the upstream again, by reason.",
+            "reason",
+            RetryReason::ALL.map(RetryReason::as_str),
+        )?;
+        let tokens = new.counters(
+            "tidegate_tokens_used_total",
+            "Tokens that answers reported as used; cached is part of prompt.",
+            "kind",
+            ["prompt", "completion", "cached"],
+        )?;
+        let [tokens_prompt, tokens_completion, tokens_cached] = tokens;
+        let build = new.counters(
+            "tidegate_build_info",
+            "Always 1; the version is in the label.",
+            "version",
+            [env!("CARGO_PKG_VERSION")],
+        )?;
+        build.iter().for_each(IntCounter::inc);
+        Ok(Self {
+            outcomes,
+            rejections,
+            retries,
+            pools: PoolGauges::register(&registry)?,
+            queue_wait: new.histogram(
+                "tidegate_queue_wait_seconds",
+                "Time from arrival to admission, of admitted requests.",
+                WAIT_BUCKETS,
+            )?,
+            upstream_head: new.histogram(
+                "tidegate_upstream_head_seconds",
+                "Time from sending a request to the head of its answer.",
+                LATENCY_BUCKETS,
+            )?,
+            first_token: new.histogram(
+                "tidegate_upstream_first_token_seconds",
+                "Time from sending a request to the first event of its streamed answer.",
+                LATENCY_BUCKETS,
+            )?,
+            upstream_duration: new.histogram(
+                "tidegate_upstream_duration_seconds",
+                "Time from sending a request to the end of its answer.",
+                LATENCY_BUCKETS,
+            )?,
+            estimate_ratio: new.histogram(
+                "tidegate_estimate_ratio",
+                "Tokens held at admission over tokens used, of answers that reported usage.",
+                RATIO_BUCKETS,
+            )?,
+            tokens_estimated: new.counter(
+                "tidegate_tokens_estimated_total",
+                "Tokens held at admission, of answers that reported usage.",
+            )?,
+            tokens_prompt,
+            tokens_completion,
+            tokens_cached,
+            usage_missing: new.counter(
+                "tidegate_usage_missing_total",
+                "Successful answers without a usage report; they are charged as held.",
+            )?,
+            in_flight: new.gauge("tidegate_requests_in_flight", "Requests being served.")?,
+            connections: new.gauge("tidegate_connections", "Open connections to the API.")?,
+            connections_total: new
+                .counter("tidegate_connections_total", "Connections to the API accepted.")?,
+            body_bytes: new
+                .gauge("tidegate_body_bytes", "Bytes of request bodies kept in memory.")?,
+            registry,
+        })
+    }
+
+    /// Counts a request that has ended.
+    pub fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+
+    /// Counts a refusal of the upstream.
+    pub fn count_rejection(&self, kind: Rejection) {
+        self.rejections[kind as usize].inc();
+    }
+
+    /// Counts a request that is sent again.
+    pub fn count_retry(&self, reason: RetryReason) {
+        self.retries[reason as usize].inc();
+    }
+
+    /// Everything in the Prometheus text format, levels read from `pools` now.
+    pub fn render(&self, pools: &Pools) -> String {
+        let families = self.pools.gather(&self.registry, pools);
+        let mut text = Vec::new();
+        // Encoding into memory fails only for families without a metric, and those are left out.
+        let _ = TextEncoder::new().encode(&families, &mut text);
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// Makes metrics and registers them.
+struct Registrar<'a>(&'a Registry);
+
+impl Registrar<'_> {
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let counter = IntCounter::new(name, help)?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let gauge = IntGauge::new(name, help)?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let histogram = Histogram::with_opts(options)?;
+        self.0.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+
+    /// One counter for each value of a label, all visible from the start.
+    fn counters<const N: usize>(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: [&str; N],
+    ) -> prometheus::Result<[IntCounter; N]> {
+        let family = IntCounterVec::new(Opts::new(name, help), &[label])?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(values.map(|value| family.with_label_values(&[value])))
+    }
+}
+
+/// Observes a duration in seconds.
+pub fn observe(histogram: &Histogram, span: Duration) {
+    histogram.observe(span.as_secs_f64());
+}

@@ -1,0 +1,135 @@
+//! Gauges of the pools, filled when somebody scrapes.
+
+use parking_lot::Mutex;
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::admission::{Bound, Pools};
+
+/// Pools shown one by one; the busiest of them. A pool has three series for each of its limits, and
+/// a scrape should stay below a megabyte.
+const MOST_SHOWN: usize = 100;
+
+const POOL: [&str; 2] = ["pool", "profile"];
+const CONSTRAINT: [&str; 4] = ["pool", "profile", "unit", "window"];
+
+#[derive(Debug)]
+pub(super) struct PoolGauges {
+    depth: IntGaugeVec,
+    bytes: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    limit: IntGaugeVec,
+    level: IntGaugeVec,
+    held: IntGaugeVec,
+    binding: IntGaugeVec,
+    total_depth: IntGauge,
+    oldest: Gauge,
+    pools: IntGauge,
+    stalled: IntGauge,
+    /// Two scrapes at once would fill the gauges from two moments.
+    scrape: Mutex<()>,
+}
+
+impl PoolGauges {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let family = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauges.clone())).map(|()| gauges)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let oldest = Gauge::new(
+            "tidegate_queue_oldest_seconds",
+            "How long the request that has waited longest has waited.",
+        )?;
+        registry.register(Box::new(oldest.clone()))?;
+        Ok(Self {
+            depth: family("tidegate_pool_queue_depth", "Requests waiting in the pool.", &POOL)?,
+            bytes: family(
+                "tidegate_pool_queue_bytes",
+                "Bytes of the bodies of requests waiting in the pool.",
+                &POOL,
+            )?,
+            in_flight: family(
+                "tidegate_pool_in_flight",
+                "Requests of the pool at the upstream.",
+                &POOL,
+            )?,
+            limit: family("tidegate_limit_units", "Units allowed per window.", &CONSTRAINT)?,
+            level: family(
+                "tidegate_level_units",
+                "Units that may be spent now; below zero in debt.",
+                &CONSTRAINT,
+            )?,
+            held: family(
+                "tidegate_held_units",
+                "Units held by requests that are not settled.",
+                &CONSTRAINT,
+            )?,
+            binding: family(
+                "tidegate_binding",
+                "1 where the first request in line waits for this constraint.",
+                &CONSTRAINT,
+            )?,
+            total_depth: gauge("tidegate_queue_depth", "Requests waiting, in all pools.")?,
+            oldest,
+            pools: gauge("tidegate_pools", "Pools: upstream account and model.")?,
+            stalled: gauge(
+                "tidegate_pools_stalled",
+                "Pools whose timer is overdue while requests wait.",
+            )?,
+            scrape: Mutex::new(()),
+        })
+    }
+
+    /// Fills the gauges from the pools as they are now, and gathers the whole registry.
+    pub(super) fn gather(&self, registry: &Registry, pools: &Pools) -> Vec<MetricFamily> {
+        let _one_at_a_time = self.scrape.lock();
+        let families =
+            [&self.depth, &self.bytes, &self.in_flight, &self.limit, &self.level, &self.held];
+        families.into_iter().chain([&self.binding]).for_each(IntGaugeVec::reset);
+        let mut all: Vec<_> = pools
+            .all()
+            .into_iter()
+            .map(|(key, named)| (named.pool.snapshot(), key, named))
+            .collect();
+        all.sort_by_key(|(snapshot, key, _)| {
+            let busy = snapshot.queued as u64 + u64::from(snapshot.in_flight);
+            (std::cmp::Reverse(busy), key.0)
+        });
+        self.pools.set(count(all.len()));
+        self.total_depth.set(all.iter().map(|(it, ..)| count(it.queued)).sum());
+        self.stalled.set(count(all.iter().filter(|(it, ..)| it.stalled).count()));
+        let oldest = all.iter().map(|(it, ..)| it.oldest_wait).max().unwrap_or_default();
+        self.oldest.set(oldest.as_secs_f64());
+        for (snapshot, key, named) in all.iter().take(MOST_SHOWN) {
+            let id = key.to_string();
+            let pool = [id.as_str(), &named.profile];
+            self.depth.with_label_values(&pool).set(count(snapshot.queued));
+            self.bytes.with_label_values(&pool).set(signed(snapshot.queued_bytes));
+            self.in_flight.with_label_values(&pool).set(i64::from(snapshot.in_flight));
+            let mut index = 0;
+            named.pool.levels(|level| {
+                let labels =
+                    [id.as_str(), &named.profile, level.quota.unit().as_str(), level.quota.name()];
+                self.limit.with_label_values(&labels).set(signed(level.quota.limit()));
+                self.level.with_label_values(&labels).set(level.available);
+                self.held.with_label_values(&labels).set(signed(level.held));
+                let binding = snapshot.bound == Some(Bound::Constraint(index));
+                self.binding.with_label_values(&labels).set(i64::from(binding));
+                index += 1;
+            });
+        }
+        registry.gather().into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+    }
+}
+
+fn count(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,201 @@
+//! The way of a request through the gateway.
+//!
+//! [`app`] is the stack, outermost first; [`metered`] is what happens inside it to a request that
+//! costs quota, in the order in which it happens.
+
+mod admit;
+mod body;
+mod error;
+mod forward;
+mod headers;
+mod read;
+mod record;
+mod routes;
+mod stack;
+mod upstream;
+mod verdict;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::Request;
+use tokio_util::task::TaskTracker;
+use tower::retry::budget::TpsBudget;
+
+use self::admit::Ask;
+pub use self::error::{Kind, ProxyError};
+use self::forward::Forward;
+use self::read::Budget;
+use self::record::Record;
+pub use self::routes::app;
+use self::upstream::{Outgoing, Upstream};
+use crate::admission::Pools;
+use crate::config::Config;
+use crate::identity::{Access, Caller};
+use crate::metrics::{Metrics, Outcome};
+use crate::time::Epoch;
+
+/// Retries are counted against requests of the last ten seconds: long enough to smooth a burst,
+/// short enough to forget an outage.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+
+/// Everything that requests share.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Arc<Config>,
+    access: Access,
+    metrics: Arc<Metrics>,
+    pools: Pools,
+    upstream: Upstream,
+    bodies: Budget,
+    retry_budget: TpsBudget,
+    draining: AtomicBool,
+}
+
+impl Gateway {
+    /// A gateway as configured; pools run their timers on `tasks`.
+    ///
+    /// # Errors
+    ///
+    /// If the upstream's address or key cannot be used.
+    pub fn new(
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        epoch: Epoch,
+        tasks: TaskTracker,
+    ) -> Result<Self, http::Error> {
+        let access = match &config.upstream.api_key {
+            None => Access::PassThrough,
+            Some(_) => Access::Gateway(config.keys.clone()),
+        };
+        let most = usize::try_from(config.admission.max_pools.get()).unwrap_or(usize::MAX);
+        #[expect(clippy::cast_precision_loss, reason = "at most 1000, checked when configured")]
+        let percent = config.retry.budget_percent as f32 / 100.0;
+        Ok(Self {
+            access,
+            pools: Pools::new(most, epoch, tasks),
+            upstream: Upstream::new(&config.upstream)?,
+            bodies: Budget::new(
+                config.admission.max_queued_bytes.get(),
+                metrics.body_bytes.clone(),
+            ),
+            retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
+            draining: AtomicBool::new(false),
+            config,
+            metrics,
+        })
+    }
+
+    /// The pools.
+    pub const fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// The metrics.
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Admits nobody any more: who waits and whoever comes is refused.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.pools.close();
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    fn identify(&self, headers: &http::HeaderMap) -> Result<Caller, ProxyError> {
+        let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
+        let first = values.next().map(http::HeaderValue::as_bytes);
+        if values.next().is_some() {
+            let expected = "sent once";
+            return Err(ProxyError::Header { name: "authorization", expected });
+        }
+        self.access.identify(first).map_err(|_| ProxyError::UnknownKey)
+    }
+
+    /// What a caller's request becomes on the upstream's side.
+    fn outgoing(&self, mut head: http::request::Parts, path: &str, body: bytes::Bytes) -> Outgoing {
+        headers::for_upstream(&mut head.headers, self.upstream.authorization());
+        let path = match head.uri.query() {
+            Some(query) => format!("{path}?{query}").parse(),
+            None => path.parse(),
+        };
+        // The path is one of ours and the query was part of a valid URI.
+        let path = path.unwrap_or_else(|_| http::uri::PathAndQuery::from_static("/"));
+        Outgoing { method: head.method, path, headers: head.headers, body }
+    }
+}
+
+/// A request that costs quota: chat and text completions.
+async fn metered(
+    gateway: Arc<Gateway>,
+    record: Arc<Record>,
+    path: &'static str,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    let (head, body) = request.into_parts();
+    if gateway.is_draining() {
+        return Err(ProxyError::Draining);
+    }
+    // No body is read for a stranger.
+    let caller = gateway.identify(&head.headers)?;
+    record.note(|facts| facts.tenant = Some(Arc::clone(&caller.tenant)));
+    // The estimate needs the body; it is bounded before it is read.
+    let server = &gateway.config.server;
+    let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
+    let (body, _memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
+    let ask = Ask::read(&gateway, &caller, &head.headers, &body)?;
+    record.note(|facts| {
+        facts.model = Some(ask.pool.model.clone());
+        facts.estimated = ask.estimate.total();
+    });
+    // Waits for its turn, is sent, and comes back with a body that settles when it ends.
+    let outgoing = gateway.outgoing(head, path, body);
+    let forward = Forward { gateway: &gateway, record: &record, ask: &ask, outgoing };
+    let mut response = match forward.run().await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    forward::finish(&mut response, &ask, &record);
+    Ok(response)
+}
+
+/// A request that costs no quota: it is passed on and its answer passed back.
+async fn unmetered(
+    gateway: Arc<Gateway>,
+    record: Arc<Record>,
+    path: String,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    let (head, _) = request.into_parts();
+    let caller = gateway.identify(&head.headers)?;
+    record.note(|facts| {
+        facts.tenant = Some(caller.tenant);
+        facts.attempts = 1;
+    });
+    let outgoing = gateway.outgoing(head, &path, bytes::Bytes::new());
+    let mut answer = gateway.upstream.send(&outgoing, false).await;
+    if let Err(upstream::Failure::Stale(_)) = answer {
+        answer = gateway.upstream.send(&outgoing, true).await;
+    }
+    let (mut head, body) = answer?.into_parts();
+    if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Err(ProxyError::Upgrade);
+    }
+    headers::for_caller(&mut head.headers);
+    let good = head.status.is_success();
+    record.end(if good { Outcome::Completed } else { Outcome::UpstreamError });
+    Ok(Response::from_parts(head, Body::new(body)))
+}

@@ -1,0 +1,198 @@
+//! The answer's body on its way to the caller: untouched, and metered.
+//!
+//! The body owns the admission. Whatever ends it ends that too, once: the end of the answer settles
+//! with the usage it reported, a break or a caller that goes away charges what was held, and either
+//! way the permit is free when the last byte is.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::BoxError;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::admission::Admitted;
+use crate::limit::{Cost, Spent};
+use crate::metrics::{Outcome, observe};
+use crate::proxy::record::Record;
+use crate::usage::{Meter, Seen};
+
+/// The body of a successful answer.
+pub(super) struct Metered {
+    inner: Incoming,
+    idle: Idle,
+    meter: Meter,
+    sent_at: Instant,
+    first_token: bool,
+    streamed: bool,
+    ending: Option<Ending>,
+}
+
+/// What has to be done, once, when the answer ends.
+struct Ending {
+    admitted: Admitted,
+    record: Arc<Record>,
+}
+
+impl Metered {
+    /// Meters `inner`, the answer to a request sent at `sent_at`.
+    pub(super) fn new(
+        inner: Incoming,
+        headers: &HeaderMap,
+        idle: Duration,
+        sent_at: Instant,
+        admitted: Admitted,
+        record: Arc<Record>,
+    ) -> Self {
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let content_type = text(CONTENT_TYPE);
+        Self {
+            inner,
+            idle: Idle::new(idle),
+            meter: Meter::new(content_type, text(CONTENT_ENCODING)),
+            sent_at,
+            first_token: false,
+            streamed: content_type.is_some_and(|it| it.starts_with("text/event-stream")),
+            ending: Some(Ending { admitted, record }),
+        }
+    }
+
+    fn pass(&mut self, data: &Bytes) {
+        self.meter.feed(data);
+        if self.streamed && !self.first_token && self.meter.seen().first_content {
+            self.first_token = true;
+            if let Some(ending) = &self.ending {
+                observe(&ending.record.metrics().first_token, self.sent_at.elapsed());
+            }
+        }
+    }
+
+    fn end(&mut self, broken: Option<Outcome>) {
+        let Some(Ending { admitted, record }) = self.ending.take() else { return };
+        self.meter.finish();
+        let seen = self.meter.seen();
+        let metrics = record.metrics();
+        observe(&metrics.upstream_duration, self.sent_at.elapsed());
+        let outcome = broken.unwrap_or(match &seen.error {
+            Some(_) => Outcome::StreamError,
+            None => Outcome::Completed,
+        });
+        let held = admitted.cost().tokens;
+        record.note(|facts| {
+            facts.usage = seen.usage;
+            facts.code = seen.error.as_ref().map(|error| error.code.clone());
+        });
+        match seen.usage {
+            Some(usage) => {
+                metrics.tokens_estimated.inc_by(held);
+                metrics.tokens_prompt.inc_by(usage.prompt);
+                metrics.tokens_completion.inc_by(usage.completion);
+                metrics.tokens_cached.inc_by(usage.cached);
+                #[expect(clippy::cast_precision_loss, reason = "a ratio for a histogram")]
+                metrics.estimate_ratio.observe(held as f64 / usage.total.max(1) as f64);
+                admitted.settle(Spent::Exact(Cost { requests: 1, tokens: usage.total }));
+            }
+            None => {
+                if broken.is_none() {
+                    metrics.usage_missing.inc();
+                }
+                admitted.settle(Spent::Unknown);
+            }
+        }
+        record.end(outcome);
+    }
+
+    /// Whether the caller has everything, though it did not wait for the end to be said.
+    fn is_complete(&self, seen: &Seen) -> bool {
+        seen.done || self.inner.is_end_stream()
+    }
+}
+
+impl Body for Metered {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
+            this.idle.reset();
+            return Poll::Ready(match frame {
+                None => {
+                    this.end(None);
+                    None
+                }
+                Some(Err(error)) => {
+                    this.end(Some(Outcome::UpstreamCut));
+                    Some(Err(error.into()))
+                }
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        this.pass(data);
+                    }
+                    Some(Ok(frame))
+                }
+            });
+        }
+        ready!(this.idle.poll(cx));
+        this.end(Some(Outcome::UpstreamTimeout));
+        Poll::Ready(Some(Err("the upstream stopped sending".into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        let complete = self.is_complete(&self.meter.seen());
+        self.end((!complete).then_some(Outcome::ClientGone));
+    }
+}
+
+/// A limit on the time spent waiting for the next event. Time in which nobody asks for one, because
+/// the caller is slow to take the last, does not count; and only waiting costs a timer.
+struct Idle {
+    limit: Duration,
+    since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, since: None, sleep: None }
+    }
+
+    /// An event came.
+    const fn reset(&mut self) {
+        self.since = None;
+    }
+
+    /// Ready when the wait for one event has taken the whole limit.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            // It was set for an earlier event; go on from the last one.
+            sleep.as_mut().reset(due);
+        }
+    }
+}

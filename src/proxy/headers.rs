@@ -1,0 +1,239 @@
+//! What happens to headers on the way through.
+//!
+//! End-to-end headers pass unchanged, in both directions. Hop-by-hop ones stay on their hop
+//! (RFC 9110, 7.6.1): those named there, those that `Connection` names, and what frames the message.
+
+use axum::response::Response;
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderName, HeaderValue};
+
+use crate::admission::Pool;
+use crate::limit::Unit;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const WAIT_MS: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
+const ESTIMATED: HeaderName = HeaderName::from_static("x-tidegate-estimated-tokens");
+const LIMITED_BY: HeaderName = HeaderName::from_static("x-tidegate-limited-by");
+
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Headers of callers to the gateway itself start like this; the upstream has no use for them.
+const OWN_PREFIX: &str = "x-tidegate-";
+
+/// Removes what belongs to one hop only.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Makes a caller's headers those of the request to the upstream.
+pub(super) fn for_upstream(headers: &mut HeaderMap, authorization: Option<&HeaderValue>) {
+    strip_hop_by_hop(headers);
+    headers.remove(HOST);
+    headers.remove(EXPECT);
+    headers.remove(CONTENT_LENGTH);
+    if headers.keys().any(|name| name.as_str().starts_with(OWN_PREFIX)) {
+        let own: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
+        for name in own {
+            headers.remove(name);
+        }
+    }
+    if let Some(key) = authorization {
+        headers.insert(AUTHORIZATION, key.clone());
+    }
+    narrow_encodings(headers);
+}
+
+/// Leaves only those encodings of an answer in which its usage can be read.
+fn narrow_encodings(headers: &mut HeaderMap) {
+    let readable = |coding: &str| {
+        let name = coding.split(';').next().unwrap_or_default().trim();
+        ["gzip", "x-gzip", "deflate", "identity"].iter().any(|it| name.eq_ignore_ascii_case(it))
+    };
+    let mut codings = headers
+        .get_all(ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .peekable();
+    if codings.peek().is_none() {
+        return;
+    }
+    let all: Vec<&str> = codings.collect();
+    if all.iter().copied().all(readable) {
+        return;
+    }
+    let left: Vec<&str> = all.into_iter().filter(|coding| readable(coding)).collect();
+    let left = if left.is_empty() { "identity".to_owned() } else { left.join(", ") };
+    if let Ok(value) = HeaderValue::from_str(&left) {
+        headers.insert(ACCEPT_ENCODING, value);
+    }
+}
+
+/// Makes the upstream's headers those of the answer to the caller.
+pub(super) fn for_caller(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+}
+
+/// Names the request, unless the upstream has named it.
+pub(super) fn name(response: &mut Response, id: &str) {
+    if !response.headers().contains_key(X_REQUEST_ID)
+        && let Ok(value) = HeaderValue::from_str(id)
+    {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+}
+
+/// Says what the gateway did with the request.
+pub(super) fn explain(
+    headers: &mut HeaderMap,
+    wait_ms: u64,
+    estimated: u64,
+    limited_by: Option<&str>,
+) {
+    headers.insert(WAIT_MS, wait_ms.into());
+    headers.insert(ESTIMATED, estimated.into());
+    if let Some(value) = limited_by.and_then(|text| HeaderValue::from_str(text).ok()) {
+        headers.insert(LIMITED_BY, value);
+    }
+}
+
+/// The documented rate-limit headers: unit and window, then limit, remaining and reset.
+static DOCUMENTED: [(Unit, &str, [HeaderName; 3]); 2] = [
+    (
+        Unit::Requests,
+        "day",
+        [
+            HeaderName::from_static("x-ratelimit-limit-requests-day"),
+            HeaderName::from_static("x-ratelimit-remaining-requests-day"),
+            HeaderName::from_static("x-ratelimit-reset-requests-day"),
+        ],
+    ),
+    (
+        Unit::Tokens,
+        "minute",
+        [
+            HeaderName::from_static("x-ratelimit-limit-tokens-minute"),
+            HeaderName::from_static("x-ratelimit-remaining-tokens-minute"),
+            HeaderName::from_static("x-ratelimit-reset-tokens-minute"),
+        ],
+    ),
+];
+
+/// Adds the documented rate-limit headers that are missing, from the pool's ledger.
+pub(super) fn fill_rate_limits(headers: &mut HeaderMap, pool: &Pool) {
+    let complete =
+        DOCUMENTED.iter().all(|(.., names)| names.iter().all(|it| headers.contains_key(it)));
+    if complete {
+        return;
+    }
+    let now = pool.now();
+    pool.levels(|level| {
+        let documented = DOCUMENTED
+            .iter()
+            .find(|(unit, name, _)| *unit == level.quota.unit() && *name == level.quota.name());
+        let Some((.., [limit, remaining, reset])) = documented else { return };
+        let left = u64::try_from(level.available).unwrap_or(0);
+        headers.entry(limit).or_insert_with(|| level.quota.limit().into());
+        headers.entry(remaining).or_insert_with(|| left.into());
+        let wait = level.resets_at.since(now);
+        let text = format!("{}.{:09}", wait.as_secs(), wait.subsec_nanos());
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.entry(reset).or_insert(value);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(headers: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn only_what_is_end_to_end_reaches_the_upstream() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "x-other"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "1"),
+            ("proxy-authorization", "Basic abc"),
+            ("te", "trailers"),
+            ("upgrade", "h2c"),
+            ("host", "localhost"),
+            ("content-length", "3"),
+            ("expect", "100-continue"),
+            ("x-tidegate-max-wait", "1s"),
+            ("authorization", "Bearer callers"),
+            ("user-agent", "sdk"),
+            ("queue_threshold", "5"),
+            ("x-unknown", "kept"),
+        ]);
+        for_upstream(&mut headers, Some(&HeaderValue::from_static("Bearer ours")));
+        assert_eq!(
+            names(&headers),
+            ["authorization", "queue_threshold", "user-agent", "x-unknown"]
+        );
+        assert_eq!(headers["authorization"], "Bearer ours");
+    }
+
+    #[test]
+    fn answers_are_asked_for_in_encodings_that_can_be_metered() {
+        for (sent, forwarded) in [
+            (Some("gzip, deflate"), Some("gzip, deflate")),
+            (Some("gzip, deflate, br, zstd"), Some("gzip, deflate")),
+            (Some("br;q=1.0, gzip;q=0.8, *;q=0.1"), Some("gzip;q=0.8")),
+            (Some("br"), Some("identity")),
+            (None, None),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = sent {
+                headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(value));
+            }
+            for_upstream(&mut headers, None);
+            let seen = headers.get(ACCEPT_ENCODING).map(|value| value.to_str().unwrap());
+            assert_eq!(seen, forwarded);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! What is known of one request, for its log line, its metrics and its one outcome.
+//!
+//! The record is shared by whatever works on the request: the handler, then the answer's body. When
+//! the last of them lets go of it, the request has ended, and is counted and logged. Whoever knows
+//! how it ended says so before; if nobody does, the caller went away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::metrics::{Metrics, Outcome};
+use crate::usage::Usage;
+
+/// One request, from its arrival to its end.
+#[derive(Debug)]
+pub(super) struct Record {
+    metrics: Arc<Metrics>,
+    log: bool,
+    arrived: Instant,
+    id: RequestId,
+    endpoint: &'static str,
+    facts: Mutex<Facts>,
+}
+
+/// What has become known so far.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Who asked.
+    pub(super) tenant: Option<Arc<str>>,
+    /// The model asked for.
+    pub(super) model: Option<Box<str>>,
+    /// Status of the answer.
+    pub(super) status: Option<StatusCode>,
+    /// Time from arrival to admission, the last one if there were more.
+    pub(super) waited: Duration,
+    /// What it waited for.
+    pub(super) limited_by: Option<Arc<str>>,
+    /// Tokens held.
+    pub(super) estimated: u64,
+    /// Tokens used.
+    pub(super) usage: Option<Usage>,
+    /// Times it was sent.
+    pub(super) attempts: u32,
+    /// The upstream's error code, if it refused.
+    pub(super) code: Option<String>,
+    /// How it ended.
+    pub(super) outcome: Option<Outcome>,
+}
+
+/// A random name for a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestId([u8; 20]);
+
+impl RequestId {
+    /// A new one: "req_" and 64 random bits, enough to find one in a day of logs.
+    pub(super) fn new() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut bits = fastrand::u64(..);
+        let mut text = *b"req_0000000000000000";
+        for digit in &mut text[4..] {
+            *digit = DIGITS[(bits & 0xf) as usize];
+            bits >>= 4;
+        }
+        Self(text)
+    }
+
+    /// Its text: visible ASCII.
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Record {
+    /// A request to `endpoint` that arrives now.
+    pub(super) fn new(metrics: Arc<Metrics>, log: bool, endpoint: &'static str) -> Arc<Self> {
+        metrics.in_flight.inc();
+        Arc::new(Self {
+            metrics,
+            log,
+            arrived: Instant::now(),
+            id: RequestId::new(),
+            endpoint,
+            facts: Mutex::default(),
+        })
+    }
+
+    /// The request's name.
+    pub(super) const fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// When it arrived.
+    pub(super) const fn arrived(&self) -> Instant {
+        self.arrived
+    }
+
+    /// Where it counts.
+    pub(super) const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Adds to what is known.
+    pub(super) fn note(&self, note: impl FnOnce(&mut Facts)) {
+        note(&mut self.facts.lock());
+    }
+
+    /// Says how it ended, unless that has been said.
+    pub(super) fn end(&self, outcome: Outcome) {
+        self.facts.lock().outcome.get_or_insert(outcome);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let facts = self.facts.get_mut();
+        let outcome = facts.outcome.unwrap_or(Outcome::ClientGone);
+        self.metrics.in_flight.dec();
+        self.metrics.count(outcome);
+        if !self.log {
+            return;
+        }
+        let usage = facts.usage;
+        tracing::info!(
+            target: "tidegate::request",
+            {
+            request.id = self.id.as_str(),
+            endpoint = self.endpoint,
+            outcome = outcome.as_str(),
+            status = facts.status.map(|status| status.as_u16()),
+            code = facts.code.as_deref(),
+            tenant = facts.tenant.as_deref(),
+            model = facts.model.as_deref(),
+            duration_ms = millis(self.arrived.elapsed()),
+            wait_ms = millis(facts.waited),
+            limited_by = facts.limited_by.as_deref(),
+            attempts = facts.attempts,
+            tokens.estimated = facts.estimated,
+            tokens.prompt = usage.map(|usage| usage.prompt),
+            tokens.completion = usage.map(|usage| usage.completion)
+            },
+            "request"
+        );
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}

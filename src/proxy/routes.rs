@@ -1,0 +1,117 @@
+//! The paths that exist. Each is matched whole, so there is no prefix that `..` or `%2e%2e` could
+//! lead out of; what reaches the upstream is the path written here, not the one that was sent.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use http::{HeaderValue, Request, header};
+
+use super::record::Record;
+use super::stack;
+use super::{Gateway, ProxyError, metered, unmetered};
+use crate::metrics::Outcome;
+
+/// A prefix that SDKs put before the path: the base URL may end in `/v1` or not, and some add it
+/// twice.
+const PREFIXES: [&str; 3] = ["/v1", "/v1/v1", ""];
+
+const CHAT: &str = "/v1/chat/completions";
+const TEXT: &str = "/v1/completions";
+const MODELS: &str = "/v1/models";
+
+/// The whole API as a service.
+pub fn app(gateway: Arc<Gateway>) -> Router {
+    let mut router = Router::new();
+    for prefix in PREFIXES {
+        router = router
+            .route(&format!("{prefix}/chat/completions"), only(post(chat), "POST"))
+            .route(&format!("{prefix}/completions"), only(post(text), "POST"))
+            .route(&format!("{prefix}/models"), only(get(models), "GET"))
+            .route(&format!("{prefix}/models/{{*id}}"), only(get(model), "GET"))
+            .route(&format!("{prefix}/tcp_warming"), only(get(tcp_warming), "GET"));
+    }
+    let router =
+        router.fallback(|| async { ProxyError::NotFound }).with_state(Arc::clone(&gateway));
+    stack::wrap(router, gateway)
+}
+
+/// Refuses every other method in the usual shape.
+fn only(route: MethodRouter<Arc<Gateway>>, allow: &'static str) -> MethodRouter<Arc<Gateway>> {
+    route.fallback(move || async move { ProxyError::MethodNotAllowed { allow } })
+}
+
+async fn chat(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    metered(gateway, record, CHAT, request).await
+}
+
+async fn text(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    metered(gateway, record, TEXT, request).await
+}
+
+async fn models(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(record): Extension<Arc<Record>>,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    unmetered(gateway, record, MODELS.to_owned(), request).await
+}
+
+async fn model(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(record): Extension<Arc<Record>>,
+    Path(id): Path<String>,
+    request: Request<Body>,
+) -> Result<Response, ProxyError> {
+    let path = model_path(&id).ok_or(ProxyError::NotFound)?;
+    unmetered(gateway, record, path, request).await
+}
+
+/// Every client of the Cerebras SDKs calls this when it is made, to warm a connection up: that to
+/// the gateway is warm now, and the gateway keeps its own to the upstream.
+async fn tcp_warming(Extension(record): Extension<Arc<Record>>) -> Response {
+    record.end(Outcome::Local);
+    let json = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    ([json], "{}").into_response()
+}
+
+/// The path of a model by its decoded id: names with slashes are fine, tricks with dots are not.
+fn model_path(id: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:~@".contains(c);
+    let good = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
+    (id.len() <= 256 && id.split('/').all(good)).then(|| format!("{MODELS}/{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_id_cannot_lead_anywhere_else() {
+        for (id, path) in [
+            ("gpt-oss-120b", Some("/v1/models/gpt-oss-120b")),
+            ("org/model:v1.2", Some("/v1/models/org/model:v1.2")),
+            ("..", None),
+            ("a/../../admin", None),
+            ("a//b", None),
+            ("", None),
+            ("a b", None),
+            ("a?x=1", None),
+            ("a%2e", None),
+            ("modèle", None),
+        ] {
+            assert_eq!(model_path(id).as_deref(), path, "{id}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The connection to the upstream: a pooled client over HTTP/1.1 or HTTP/2.
+//!
+//! A kept connection may be closed by the upstream at the very moment it is used again. That is
+//! told from a failing upstream by what the connection itself saw ([`Trace`]): it had served before,
+//! and not one byte came back for what was written last. Such a request is safe to send again.
+
+mod connect;
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use self::connect::{Timed, Trace};
+use crate::config;
+use crate::proxy::error::ProxyError;
+
+type Connector = Timed<HttpsConnector<HttpConnector>>;
+type Pooled = Client<Connector, Full<Bytes>>;
+
+/// TCP keep-alive finds peers that vanished without a word.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The upstream, as the gateway reaches it.
+#[derive(Clone, Debug)]
+pub(super) struct Upstream {
+    scheme: Scheme,
+    authority: Authority,
+    authorization: Option<HeaderValue>,
+    head_timeout: Duration,
+    pooled: Pooled,
+    /// Keeps no connection: every request gets a new one.
+    fresh: Pooled,
+}
+
+/// A request as it is sent, and sent again.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    /// Its method.
+    pub(super) method: Method,
+    /// Path and query at the upstream.
+    pub(super) path: PathAndQuery,
+    /// Its headers, end-to-end ones only.
+    pub(super) headers: HeaderMap,
+    /// Its body, as it came.
+    pub(super) body: Bytes,
+}
+
+/// Why there is no head of an answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection was made: nothing was sent.
+    Connect(Box<dyn StdError + Send + Sync>),
+    /// A kept connection turned out to be closed: nothing was answered.
+    Stale(Box<dyn StdError + Send + Sync>),
+    /// The connection broke, and nobody knows what the upstream did.
+    Broken(Box<dyn StdError + Send + Sync>),
+    /// The head did not come in time.
+    Timeout,
+}
+
+impl From<Failure> for ProxyError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Connect(source) => Self::Unreachable(source),
+            Failure::Stale(source) | Failure::Broken(source) => Self::Broken(source),
+            Failure::Timeout => Self::Timeout,
+        }
+    }
+}
+
+impl Upstream {
+    /// A client of the configured upstream; it connects when it is used.
+    ///
+    /// # Errors
+    ///
+    /// If the key cannot be sent as a header.
+    pub(super) fn new(config: &config::Upstream) -> Result<Self, http::Error> {
+        let authorization = match &config.api_key {
+            None => None,
+            Some(secret) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {}", secret.expose()))?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(KEEPALIVE));
+        let https = HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(http);
+        let connector = Timed::new(https, config.connect_timeout);
+        let client = |idle: usize| {
+            Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(config.pool_idle_timeout)
+                .pool_max_idle_per_host(idle)
+                .http2_adaptive_window(true)
+                .build(connector.clone())
+        };
+        let uri = config.base_url.clone().into_parts();
+        let missing = || Uri::builder().path_and_query("no authority").build().unwrap_err();
+        Ok(Self {
+            scheme: uri.scheme.unwrap_or(Scheme::HTTPS),
+            authority: uri.authority.ok_or_else(missing)?,
+            authorization,
+            head_timeout: config.head_timeout,
+            pooled: client(usize::MAX),
+            fresh: client(0),
+        })
+    }
+
+    /// The gateway's own credential, if it has one.
+    pub(super) const fn authorization(&self) -> Option<&HeaderValue> {
+        self.authorization.as_ref()
+    }
+
+    /// Sends a request and waits for the head of the answer; dropping the future cuts the request.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] if there is none.
+    pub(super) async fn send(
+        &self,
+        outgoing: &Outgoing,
+        fresh: bool,
+    ) -> Result<Response<Incoming>, Failure> {
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(outgoing.path.clone())
+            .build()
+            .map_err(|error| Failure::Connect(error.into()))?;
+        let mut request = Request::new(Full::new(outgoing.body.clone()));
+        *request.method_mut() = outgoing.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = outgoing.headers.clone();
+        let client = if fresh { &self.fresh } else { &self.pooled };
+        match tokio::time::timeout(self.head_timeout, client.request(request)).await {
+            Err(_) => Err(Failure::Timeout),
+            Ok(Ok(response)) => {
+                if let Some(trace) = response.extensions().get::<Trace>() {
+                    trace.answered();
+                }
+                Ok(response)
+            }
+            Ok(Err(error)) if error.is_connect() => Err(Failure::Connect(error.into())),
+            Ok(Err(error)) => {
+                let mut extensions = http::Extensions::new();
+                if let Some(connected) = error.connect_info() {
+                    connected.get_extras(&mut extensions);
+                }
+                let stale = extensions.get::<Trace>().is_some_and(Trace::is_stale);
+                Err(if stale {
+                    Failure::Stale(error.into())
+                } else {
+                    Failure::Broken(error.into())
+                })
+            }
+        }
+    }
+}

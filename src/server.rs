@@ -1,0 +1,200 @@
+//! Listeners, connections and the end of the process.
+//!
+//! # Invariants
+//!
+//! - Every task is tracked: when [`Server::run`] returns, none is left.
+//! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
+
+mod connection;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::connection::{Http, serve};
+use crate::admin;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::proxy::{self, Gateway};
+use crate::time::Epoch;
+
+/// Connections that the kernel holds until they are accepted; more than the usual limit of 4,096
+/// is cut to it.
+const BACKLOG: u32 = 4_096;
+
+/// Connections to the admin port at once: a few scrapers and a few people.
+const ADMIN_CONNECTIONS: usize = 256;
+
+/// A gateway with its sockets bound, ready to serve.
+#[derive(Debug)]
+pub struct Server {
+    gateway: Arc<Gateway>,
+    api: TcpListener,
+    admin: TcpListener,
+    tasks: TaskTracker,
+}
+
+/// The pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ended {
+    /// Everything that was running finished.
+    Drained,
+    /// The deadline passed, or a second request to stop came.
+    Aborted,
+}
+
+impl Server {
+    /// Binds both sockets; nothing is accepted yet.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be bound, or the upstream's cannot be used.
+    pub fn bind(config: Arc<Config>) -> io::Result<Self> {
+        let tasks = TaskTracker::new();
+        let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
+        let api = listen(config.server.listen)?;
+        let admin = listen(config.server.admin)?;
+        let gateway = Gateway::new(config, metrics, Epoch::start(), tasks.clone());
+        let gateway = Arc::new(gateway.map_err(io::Error::other)?);
+        Ok(Self { gateway, api, admin, tasks })
+    }
+
+    /// The address of the API.
+    ///
+    /// # Errors
+    ///
+    /// If the socket has none any more.
+    pub fn api_addr(&self) -> io::Result<SocketAddr> {
+        self.api.local_addr()
+    }
+
+    /// The address of the admin port.
+    ///
+    /// # Errors
+    ///
+    /// If the socket has none any more.
+    pub fn admin_addr(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The gateway behind the sockets.
+    pub const fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
+    pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
+        let Self { gateway, api, admin, tasks } = self;
+        let server = &gateway.config().server;
+        let http = Http {
+            header_timeout: server.header_timeout,
+            write_timeout: server.write_timeout,
+            stop: stop.clone(),
+            abort: abort.clone(),
+        };
+        let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
+        let app = proxy::app(Arc::clone(&gateway));
+        let metrics = Some(Arc::clone(gateway.metrics()));
+        let callers = Connections::new(most.min(Semaphore::MAX_PERMITS), metrics);
+        let accepting = accept(api, app, http.clone(), callers.clone());
+        callers.tasks.spawn(accepting);
+        // The admin port outlives the API: whoever watches the drain can see its end.
+        let closed = CancellationToken::new();
+        let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
+        let operators = Connections::new(ADMIN_CONNECTIONS, None);
+        let page = admin::app(Arc::clone(&gateway));
+        operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
+
+        stop.cancelled().await;
+        gateway.drain();
+        let ended = finish(&callers.tasks, &abort, server.drain_timeout).await;
+        closed.cancel();
+        operators.tasks.close();
+        operators.tasks.wait().await;
+        // The pools' timers end with the pools; a caller of this function may still look at them.
+        tasks.close();
+        ended
+    }
+}
+
+/// Waits for the connections to finish; past the deadline, or when told to, cuts them.
+async fn finish(connections: &TaskTracker, abort: &CancellationToken, limit: Duration) -> Ended {
+    connections.close();
+    let ended = tokio::select! {
+        () = connections.wait() => Ended::Drained,
+        () = abort.cancelled() => Ended::Aborted,
+        () = tokio::time::sleep(limit) => Ended::Aborted,
+    };
+    abort.cancel();
+    connections.wait().await;
+    ended
+}
+
+/// The connections of one listener.
+#[derive(Clone, Debug)]
+struct Connections {
+    room: Arc<Semaphore>,
+    metrics: Option<Arc<Metrics>>,
+    tasks: TaskTracker,
+}
+
+impl Connections {
+    fn new(most: usize, metrics: Option<Arc<Metrics>>) -> Self {
+        Self { room: Arc::new(Semaphore::new(most)), metrics, tasks: TaskTracker::new() }
+    }
+}
+
+/// Accepts connections until told to stop; where there is no room they wait in the kernel.
+async fn accept(listener: TcpListener, app: Router, http: Http, connections: Connections) {
+    loop {
+        let accepted = async {
+            let room = Arc::clone(&connections.room).acquire_owned().await;
+            (room, listener.accept().await)
+        };
+        let (room, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = http.stop.cancelled() => return,
+        };
+        let (stream, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, or a peer that has gone: neither is cured by trying at once.
+                tracing::warn!(%error, "no connection accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (app, http, metrics) = (app.clone(), http.clone(), connections.metrics.clone());
+        connections.tasks.spawn(async move {
+            if let Some(metrics) = &metrics {
+                metrics.connections_total.inc();
+                metrics.connections.inc();
+            }
+            serve(stream, app, http).await;
+            if let Some(metrics) = &metrics {
+                metrics.connections.dec();
+            }
+            drop(room);
+        });
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let bind = || {
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(addr)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
+}
