@@ -1,0 +1,2 @@
+//! A stand-in upstream.
+pub mod quota;
