@@ -8,6 +8,7 @@ pub mod limit;
 pub mod metrics;
 pub mod proxy;
 pub mod server;
+pub mod simulator;
 pub mod telemetry;
 pub mod time;
 pub mod usage;
