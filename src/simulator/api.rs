@@ -1,15 +1,17 @@
 //! The endpoints, and the life of a metered request: read, checked, admitted, answered.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::to_bytes;
 use axum::extract::{Path, Request, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::LengthLimitError;
 use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -108,7 +110,19 @@ struct Order {
 async fn metered(state: Arc<State>, endpoint: Endpoint, request: Request) -> Response {
     let mut call = Call::begin(&state);
     let (parts, body) = request.into_parts();
-    let order = match read(&state, endpoint, &parts, body).await {
+    let body = match to_bytes(body, state.options.max_body_bytes).await {
+        Ok(body) => body,
+        Err(error) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
+            call.end(Outcome::Refuse);
+            return ApiError::too_large().into_response();
+        }
+        // The client went away in the middle of it: nobody will read this.
+        Err(_) => {
+            call.end(Outcome::Abort);
+            return ApiError::format("body", "the body is not complete").into_response();
+        }
+    };
+    let order = match read(&state, endpoint, &parts, &body) {
         Ok(order) => order,
         Err(error) => {
             call.end(Outcome::Refuse);
@@ -118,8 +132,7 @@ async fn metered(state: Arc<State>, endpoint: Endpoint, request: Request) -> Res
     let link = parts.extensions.get().cloned().unwrap_or_default();
     if let Some((mut response, metered)) = failure::before_admission(&order.faults, &link) {
         if metered {
-            let levels = order.pool.levels(state.now_ns());
-            headers::write(state.options.headers, &levels, response.headers_mut());
+            show(&state, &order.pool.levels(state.now_ns()), &mut response);
         }
         call.end(Outcome::Fault);
         return response;
@@ -127,7 +140,9 @@ async fn metered(state: Arc<State>, endpoint: Endpoint, request: Request) -> Res
     travel(&state, &order).await;
     if state.options.max_in_flight.is_some_and(|most| state.board.snapshot().in_flight > most) {
         call.end(Outcome::Reject);
-        return ApiError::queue(429).into_response();
+        let mut response = ApiError::queue(429).into_response();
+        show(&state, &order.pool.levels(state.now_ns()), &mut response);
+        return response;
     }
     let estimate = order.request.estimate(state.options.reservation);
     let (decision, levels) = call.admit(Arc::clone(&order.pool), estimate);
@@ -147,17 +162,11 @@ async fn metered(state: Arc<State>, endpoint: Endpoint, request: Request) -> Res
     response
 }
 
-/// Reads and checks the request, and draws its faults.
-async fn read(
-    state: &State,
-    endpoint: Endpoint,
-    parts: &Parts,
-    body: Body,
-) -> Result<Order, ApiError> {
+/// Checks the request and draws its faults.
+fn read(state: &State, endpoint: Endpoint, parts: &Parts, body: &Bytes) -> Result<Order, ApiError> {
     let max_bytes = state.options.max_body_bytes;
     let account = state.account(&parts.headers)?;
-    let body = to_bytes(body, max_bytes).await.map_err(|_| ApiError::too_large())?;
-    let request = request::parse(endpoint, &parts.headers, &body, max_bytes)?;
+    let request = request::parse(endpoint, &parts.headers, body, max_bytes)?;
     if !state.serves(&request.model) {
         return Err(ApiError::unknown_model(&request.model));
     }
@@ -254,7 +263,7 @@ async fn answer(state: &State, order: &Order, mut call: Call) -> Response {
         let body = Bytes::from(answer.whole(with_usage).to_string());
         if cut.is_some() {
             call.end(Outcome::Fault);
-            return failure::half(body);
+            return failure::half(&body);
         }
         call.used = answer.total_tokens();
         call.complete();

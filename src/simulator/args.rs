@@ -17,14 +17,14 @@ pub struct SimulateArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8081")]
     pub listen: SocketAddr,
-    /// How windows give units back: bucket, fixed[:PHASE] or sliding
+    /// How windows give units back: `bucket`, `fixed[:PHASE]` or `sliding`
     #[arg(long, default_value = "bucket")]
     pub semantics: Semantics,
     /// How many times faster than the clock; at 20 a minute lasts three seconds
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
     pub time_scale: f64,
-    /// A limit in place of the built-in ones: UNIT/WINDOW=N[@LENGTH], as in requests/minute=120;
-    /// without =N the built-in number. Repeatable
+    /// A limit in place of the built-in ones: `UNIT/WINDOW=N[@LENGTH]`, as in
+    /// requests/minute=120; without =N the built-in number. Repeatable
     #[arg(long, value_name = "LIMIT", value_parser = limit)]
     pub limit: Vec<Limit>,
     /// Charge refused requests to the request limits
@@ -69,7 +69,7 @@ pub struct SimulateArgs {
     /// How long after an answer its reservation gives way to its usage
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     pub refund_delay: Duration,
-    /// Requests answered at once; more get queue_exceeded
+    /// Requests answered at once; more are told that traffic is high
     #[arg(long, value_name = "N")]
     pub max_in_flight: Option<u64>,
     /// A fault and the share of requests it hits, as in 503=0.01. Repeatable

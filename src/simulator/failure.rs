@@ -52,7 +52,7 @@ fn severed() -> Response {
 }
 
 /// A plain answer that promises its whole length and breaks off half-way.
-pub(super) fn half(body: Bytes) -> Response {
+pub(super) fn half(body: &Bytes) -> Response {
     let length = body.len();
     let first = stream::iter([Ok(body.slice(..length / 2))]);
     let broken = stream::once(async {

@@ -124,3 +124,15 @@ async fn a_body_above_the_limit_is_too_large() {
     let request = raw(&client, &simulator, "application/json", small);
     assert_eq!(send(request.header("content-encoding", "gzip")).await.status(), 413);
 }
+
+#[tokio::test]
+async fn a_client_that_goes_away_within_its_body_has_aborted() {
+    use tokio::io::AsyncWriteExt;
+    let (simulator, _) = start(options()).await;
+    let mut socket = tokio::net::TcpStream::connect(simulator.addr()).await.expect("it listens");
+    let part = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{";
+    socket.write_all(part).await.expect("it takes the beginning");
+    wait_for(&simulator, |stats| stats.in_flight == 1).await;
+    drop(socket);
+    wait_for(&simulator, |stats| stats.aborted == 1 && stats.in_flight == 0).await;
+}
