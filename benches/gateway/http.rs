@@ -9,21 +9,21 @@ use crate::Result;
 /// Far above any answer that is still to come.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The status and body of `GET path`.
+/// The status and body of `GET path`; by HTTP/1.0, so that the body is never chunked.
 pub(crate) fn get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
     exchange(server, &format!("GET {path} HTTP/1.0\r\nhost: {server}\r\n\r\n"), b"")
 }
 
-/// The status and body of a completion request.
+/// The status and body of a completion request; by HTTP/1.1, like any client's.
 pub(crate) fn complete(server: SocketAddr, body: &[u8]) -> Result<(u16, String)> {
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.0\r\nhost: {server}\r\ncontent-type: application/json\r\nauthorization: Bearer benchmark\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\ncontent-type: application/json\r\nauthorization: Bearer benchmark\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     exchange(server, &head, body)
 }
 
-/// HTTP/1.0, so that the answer is neither chunked nor followed by another one.
+/// Sends, and reads until the server closes.
 fn exchange(server: SocketAddr, head: &str, body: &[u8]) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -12,7 +12,7 @@
 //! becomes slower half-way slows all sides alike. CPU per request is the number to compare between
 //! machines: throughput and latency also contain the load generator and the upstream, which share
 //! the same cores.
-#![expect(clippy::print_stdout, reason = "a benchmark's report goes to standard output")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark's report goes there")]
 
 mod bare;
 mod hold;
@@ -26,6 +26,8 @@ mod report;
 mod role;
 mod throughput;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 use crate::options::{Command, Options};
@@ -38,14 +40,23 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = ()> = std::result::Result<T, Failure>;
 
-fn main() -> Result {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result {
     match options.role {
         Some(Command::Mock(ref mock)) => role::run(|stop| mock::serve(mock.spend, stop)),
         Some(Command::Bare(ref bare)) => role::run(|stop| bare::serve(bare.upstream, stop)),
         Some(Command::Load(ref load)) => load::run(load),
         Some(Command::Hold(ref hold)) => role::run(|stop| hold::run(hold.clone(), stop)),
-        None if options.bench => orchestrate(&options),
+        None if options.bench => orchestrate(options),
         None => {
             println!("nothing measured: run it as `cargo bench --bench gateway`");
             Ok(())

@@ -57,9 +57,8 @@ impl Options {
     }
 }
 
-/// What a child process does.
+/// What a child process does; the orchestrator starts these.
 #[derive(Debug, Subcommand)]
-#[command(hide = true)]
 pub(crate) enum Command {
     /// The upstream.
     Mock(MockOptions),

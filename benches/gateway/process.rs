@@ -152,6 +152,7 @@ fn configuration(
         r#"[server]
 listen = "{listen}"
 admin = "{admin}"
+max_connections = 30_000
 [upstream]
 base_url = "http://{upstream}"
 [admission]
