@@ -1,0 +1,49 @@
+# Tidegate in a container: the program and its configuration; no shell, no package manager, no root.
+#
+#   docker build -t tidegate .
+#   docker run --rm -p 127.0.0.1:8080:8080 -e CEREBRAS_API_KEY tidegate
+
+# The tag names the compiler that rust-toolchain.toml pins. That file itself is not copied: it also
+# asks for clippy and rustfmt, which the image does not have and a build does not need.
+FROM docker.io/library/rust:1.95-slim-bookworm AS build
+WORKDIR /build
+
+# The dependencies first, around an empty program: this layer changes only when the lock file does.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --bin tidegate
+
+# `touch`, because the copied sources are older than what was just built from the empty ones.
+COPY config config
+COPY src src
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked --bin tidegate \
+    && mkdir -p /out/usr/local/bin /out/etc/tidegate /state/tidegate \
+    && objcopy --strip-debug target/release/tidegate /out/usr/local/bin/tidegate \
+    && cp config/tidegate.toml /out/etc/tidegate/
+COPY LICENSE-MIT LICENSE-APACHE /out/usr/share/doc/tidegate/
+
+# glibc, libgcc and the CA certificates, and a user `nonroot` (65532).
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /out /
+# An empty directory of the user's own, for state that is to outlive a container: a volume mounted
+# there belongs to the user as well. Nothing is kept there yet.
+COPY --from=build --chown=65532:65532 /state /var/lib
+
+# By number, so that an orchestrator can see that it is not root.
+USER 65532:65532
+
+# A container's loopback is of no use to anybody else; publish the ports on the host's as needed.
+ENV TIDEGATE_SERVER_LISTEN=0.0.0.0:8080 \
+    TIDEGATE_SERVER_ADMIN=0.0.0.0:9464
+
+EXPOSE 8080 9464
+
+# Asks http://127.0.0.1:9464/readyz; there is no shell or curl to do it.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
+    CMD ["/usr/local/bin/tidegate", "healthcheck"]
+
+ENTRYPOINT ["/usr/local/bin/tidegate"]
+CMD ["serve", "--config", "/etc/tidegate/tidegate.toml"]
