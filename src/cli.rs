@@ -1,0 +1,116 @@
+//! The command line: arguments in, an exit code out.
+//!
+//! Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration.
+
+mod check;
+mod demo;
+mod healthcheck;
+mod serve;
+mod simulate;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+/// A gateway that makes an LLM quota behave like a queue instead of a cliff.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Serve(serve::Args),
+    /// Run the gateway in front of a simulated upstream: nothing to configure, no key needed.
+    Demo(demo::Args),
+    /// Check a configuration; print the effective one, or every problem.
+    Check(check::Args),
+    /// Run only the simulated upstream.
+    Simulate(simulate::Args),
+    /// Ask a running gateway whether it is ready; for container health checks.
+    Healthcheck(healthcheck::Args),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are not errors; clap knows which stream each belongs to.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match args.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Simulate(args) => simulate::run(args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+    }
+}
+
+/// Prints a line for whoever reads standard output; a reader that has gone is no reason to stop.
+fn say(text: impl Display) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Says why the program ends.
+fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "tidegate: {text}");
+}
+
+fn failed(error: impl Display) -> ExitCode {
+    complain(error);
+    ExitCode::from(1)
+}
+
+fn misused(error: impl Display) -> ExitCode {
+    complain(error);
+    ExitCode::from(2)
+}
+
+/// Runs a command that needs tasks and timers.
+fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => failed(error),
+    }
+}
+
+/// The first SIGTERM or SIGINT asks to stop, the second to stop at once.
+fn on_signals() -> io::Result<(CancellationToken, CancellationToken)> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (stopping, aborting) = (stop.clone(), abort.clone());
+    tokio::spawn(async move {
+        for token in [stopping, aborting] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok((stop, abort))
+}
+
+/// Descriptors are connections here: asks for as many as the system allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, wanted).is_err() {
+        tracing::warn!(?limit.current, "the limit of open files could not be raised");
+    }
+}
