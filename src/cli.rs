@@ -33,7 +33,7 @@ enum Command {
     /// Check a configuration; print the effective one, or every problem.
     Check(check::Args),
     /// Run only the simulated upstream.
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Ask a running gateway whether it is ready; for container health checks.
     Healthcheck(healthcheck::Args),
 }
@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Simulate(args) => simulate::run(args),
+        Command::Simulate(args) => simulate::run(*args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

@@ -14,8 +14,8 @@ mod pools;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 pub use self::outcome::{Outcome, Rejection, RetryReason};
@@ -104,13 +104,12 @@ impl Metrics {
             ["prompt", "completion", "cached"],
         )?;
         let [tokens_prompt, tokens_completion, tokens_cached] = tokens;
-        let build = new.counters(
-            "tidegate_build_info",
-            "Always 1; the version is in the label.",
-            "version",
-            [env!("CARGO_PKG_VERSION")],
+        let build = IntGaugeVec::new(
+            Opts::new("tidegate_build_info", "Always 1; the version is in the label."),
+            &["version"],
         )?;
-        build.iter().for_each(IntCounter::inc);
+        registry.register(Box::new(build.clone()))?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
             outcomes,
             rejections,

@@ -15,6 +15,7 @@ mod stack;
 mod upstream;
 mod verdict;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -66,7 +67,7 @@ impl Gateway {
         metrics: Arc<Metrics>,
         epoch: Epoch,
         tasks: TaskTracker,
-    ) -> Result<Self, http::Error> {
+    ) -> io::Result<Self> {
         let access = match &config.upstream.api_key {
             None => Access::PassThrough,
             Some(_) => Access::Gateway(config.keys.clone()),

@@ -64,8 +64,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
         let api = listen(config.server.listen)?;
         let admin = listen(config.server.admin)?;
-        let gateway = Gateway::new(config, metrics, Epoch::start(), tasks.clone());
-        let gateway = Arc::new(gateway.map_err(io::Error::other)?);
+        let gateway = Arc::new(Gateway::new(config, metrics, Epoch::start(), tasks.clone())?);
         Ok(Self { gateway, api, admin, tasks })
     }
 

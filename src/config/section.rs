@@ -63,7 +63,7 @@ impl<'a> Section<'a> {
     }
 
     /// The table under `key`; empty if it is not there.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'a> {
+    pub(super) fn section(&mut self, key: &'static str) -> Self {
         let path = self.child(key);
         match self.node(key) {
             Some(node) => Section::of(&path, node, self.problems),
@@ -121,7 +121,7 @@ impl<'a> Section<'a> {
 
     fn path_of(&self, key: &str, node: &Node) -> String {
         let path = self.child(key);
-        node.variable.as_ref().map_or(path.clone(), |name| format!("{name} ({path})"))
+        node.variable.as_ref().map_or_else(|| path.clone(), |name| format!("{name} ({path})"))
     }
 
     fn report(&self, path: String, line: Option<usize>, message: String) {

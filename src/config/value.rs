@@ -26,7 +26,7 @@ impl Secret {
         &self.text
     }
 
-    /// Where it comes from: "env:NAME" or "file:PATH".
+    /// Where it comes from: `env:NAME` or `file:PATH`.
     pub fn reference(&self) -> &str {
         &self.reference
     }
@@ -38,7 +38,7 @@ impl Secret {
     ) -> Result<Self, String> {
         let text = if let Some(name) = reference.strip_prefix("env:") {
             let found = environment.iter().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.clone()).ok_or(format!("{name} is not set"))?
+            found.map(|(_, value)| value.clone()).ok_or_else(|| format!("{name} is not set"))?
         } else if let Some(path) = reference.strip_prefix("file:") {
             std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?
         } else {

@@ -154,6 +154,7 @@ impl Ledger {
     /// Ends a hold with what the request used: the difference comes back, or becomes debt.
     ///
     /// To be called only after the upstream's own refund, or the two accounts part.
+    #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     pub fn settle(&mut self, sent: Sent, spent: Spent, now: Timestamp) {
         let used = match spent {
             Spent::Exact(cost) => cost,
@@ -167,6 +168,7 @@ impl Ledger {
     }
 
     /// Ends a hold whose request the upstream refused without charging it.
+    #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     pub fn reject(&mut self, sent: Sent, now: Timestamp) {
         for window in &mut self.windows {
             let units = sent.cost.of(window.quota().unit());

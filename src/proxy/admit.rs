@@ -12,7 +12,7 @@ use crate::admission::pools::Named;
 use crate::admission::{Bound, Pool, PoolConfig, PoolKey, Refused, Request};
 use crate::config::{Admission, Profile};
 use crate::identity::Caller;
-use crate::limit::{Cost, Unit};
+use crate::limit::{Constraint, Cost, Unit};
 use crate::proxy::Gateway;
 use crate::proxy::error::ProxyError;
 use crate::usage::{BodyKind, Demand, Estimate};
@@ -24,6 +24,8 @@ pub(super) struct Ask {
     pub(super) pool: Arc<Named>,
     /// What it costs at most.
     pub(super) estimate: Estimate,
+    /// What it costs at least.
+    least: Estimate,
     /// What it asks the pool for.
     pub(super) request: Request,
     max_queued: NonZeroU32,
@@ -54,9 +56,11 @@ impl Ask {
             .pools
             .get(key, &demand.model, make)
             .map_err(|_| ProxyError::Overloaded { what: "accounts and models" })?;
-        let cost = Cost { requests: 1, tokens: estimate.total() };
+        let least = profile.estimate.least(&demand);
+        let tokens = within(profile, estimate.total(), least.total());
+        let cost = Cost { requests: 1, tokens };
         let request = Request { cost, bytes: body.len() as u64, deadline };
-        Ok(Self { pool, estimate, request, max_queued: config.admission.max_queued })
+        Ok(Self { pool, estimate, least, request, max_queued: config.admission.max_queued })
     }
 
     /// What a refusal of the pool means to the caller.
@@ -82,18 +86,28 @@ impl Ask {
     }
 
     fn wall(&self, pool: &Pool, constraint: usize) -> String {
-        let Estimate { prompt, output } = self.estimate;
+        let Estimate { prompt, output } = self.least;
         let Some(quota) = pool.constraint(constraint) else { return String::new() };
         match quota.unit() {
             Unit::Requests => format!("no request fits into {quota} ({})", quota.limit()),
             Unit::Tokens => format!(
-                "the request may use up to {} tokens (prompt up to {prompt}, output up to {output}), \
-                 but {quota} allows {}, however long it waits: lower max_completion_tokens (or name \
-                 it, if it is not named) or n, or shorten the prompt",
+                "the request asks for {} tokens (prompt at least {prompt}, output up to {output}), \
+                 but {quota} never allows more than {}: lower max_completion_tokens (name it, if it \
+                 is not named) or n, or shorten the prompt",
                 prompt.saturating_add(output),
                 quota.limit()
             ),
         }
+    }
+}
+
+/// The tokens to hold: the bound on what the request costs, but no more than the smallest limit if
+/// the request itself may be below that. A bound errs upwards; the upstream's own count decides.
+fn within(profile: &Profile, bound: u64, least: u64) -> u64 {
+    let limits = profile.limits.iter().filter(|quota| quota.unit() == Unit::Tokens);
+    match limits.map(Constraint::limit).min() {
+        Some(limit) if least <= limit => bound.min(limit),
+        _ => bound,
     }
 }
 

@@ -7,6 +7,7 @@
 mod connect;
 
 use std::error::Error as StdError;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -82,12 +83,13 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// If the key cannot be sent as a header.
-    pub(super) fn new(config: &config::Upstream) -> Result<Self, http::Error> {
+    /// If the address has no host, or the key cannot be sent as a header.
+    pub(super) fn new(config: &config::Upstream) -> io::Result<Self> {
         let authorization = match &config.api_key {
             None => None,
             Some(secret) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {}", secret.expose()))?;
+                let mut value = HeaderValue::try_from(format!("Bearer {}", secret.expose()))
+                    .map_err(|_| io::Error::other("the key cannot be sent as a header"))?;
                 value.set_sensitive(true);
                 Some(value)
             }
@@ -113,10 +115,9 @@ impl Upstream {
                 .build(connector.clone())
         };
         let uri = config.base_url.clone().into_parts();
-        let missing = || Uri::builder().path_and_query("no authority").build().unwrap_err();
         Ok(Self {
             scheme: uri.scheme.unwrap_or(Scheme::HTTPS),
-            authority: uri.authority.ok_or_else(missing)?,
+            authority: uri.authority.ok_or_else(|| io::Error::other("the upstream has no host"))?,
             authorization,
             head_timeout: config.head_timeout,
             pooled: client(usize::MAX),

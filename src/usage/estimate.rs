@@ -8,6 +8,9 @@ use std::num::NonZeroU64;
 
 use super::demand::{Demand, OutputLimit};
 
+/// Bytes of a token where tokens are longest: prose has 4 to 5, deeply indented code up to 7.
+const MOST_BYTES_PER_TOKEN: u64 = 8;
+
 /// How heavy text, media and output are assumed to be. Plain data: any value is valid.
 ///
 /// ```
@@ -71,6 +74,16 @@ impl EstimateRule {
     #[must_use]
     pub fn estimate(&self, demand: &Demand) -> Estimate {
         Estimate { prompt: self.prompt(demand), output: self.output(demand) }
+    }
+
+    /// The least that `demand` can cost: no text has fewer tokens than this. The upper bound for a
+    /// long prompt may be above a limit that the prompt itself is far below; this tells the two
+    /// apart.
+    #[must_use]
+    pub fn least(&self, demand: &Demand) -> Estimate {
+        let weight = &demand.prompt;
+        let prompt = weight.token_ids.saturating_add(weight.text_bytes / MOST_BYTES_PER_TOKEN);
+        Estimate { prompt, output: self.output(demand) }
     }
 
     fn prompt(&self, demand: &Demand) -> u64 {

@@ -130,6 +130,8 @@ fn sample_texts_stay_below_their_estimate() {
     for (name, tokens, text) in COUNTED {
         assert!(text_estimate(text, 1_000) >= tokens, "{name} at 1");
         assert!(text_estimate(text, 1_400) >= tokens, "{name} at 1.4");
+        let weight = PromptWeight { text_bytes: text.len() as u64, ..PromptWeight::default() };
+        assert!(rule(1_400).least(&demand(weight)).prompt <= tokens, "{name} at the least");
         if WRITTEN.contains(&name) {
             assert!(text_estimate(text, 2_000) >= tokens, "{name} at 2");
         }
