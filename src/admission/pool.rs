@@ -242,6 +242,7 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         change(&mut state, now);
+        state.catch_up(now);
         let mut answers = state.turn(now);
         let mut rearm = state.rearm(now);
         drop(state);

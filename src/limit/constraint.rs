@@ -43,6 +43,11 @@ impl Cost {
             Unit::Tokens => self.tokens,
         }
     }
+
+    /// Whether it is more than `other` in any unit.
+    pub const fn exceeds(&self, other: Self) -> bool {
+        self.requests > other.requests || self.tokens > other.tokens
+    }
 }
 
 /// How the upstream gives a spent quota back.

@@ -1,13 +1,14 @@
 //! One constraint and its state: a level, and what is held beside it.
 //!
 //! A hold counts in full from the moment it is placed. Under `bucket` it also keeps its room free
-//! until it is settled, because the upstream may charge and refund it at any instant in between.
+//! until it is settled, because the upstream may charge and refund it at any instant in between (a
+//! count of requests is never refunded: there the charge ends the hold).
 //! Under `fixed` and `sliding` the charge gets its time when the head of the answer is seen; until
 //! then it counts in every window, however long that takes.
 
 use crate::limit::bucket::Bucket;
 use crate::limit::log::{Log, next_boundary};
-use crate::limit::{Constraint, Mode};
+use crate::limit::{Constraint, Mode, Unit};
 use crate::time::Timestamp;
 
 /// A constraint with its state.
@@ -102,9 +103,15 @@ impl Window {
 
     /// The upstream has charged the held `units`, at `now` at the latest.
     pub(super) fn charged(&mut self, units: u64, now: Timestamp) {
-        if let State::Log(log) = &mut self.state {
-            self.timed += i128::from(units);
-            log.charge(i128::from(units), now);
+        let (units, is_final) = (i128::from(units), self.is_final());
+        match &mut self.state {
+            State::Log(log) => {
+                self.timed += units;
+                log.charge(units, now);
+            }
+            // Nothing of a request count is ever refunded: its room need not be kept free.
+            State::Bucket(_) if is_final => self.held -= units,
+            State::Bucket(_) => {}
         }
     }
 
@@ -117,7 +124,9 @@ impl Window {
         now: Timestamp,
     ) {
         let (units, used) = (i128::from(units), i128::from(used));
-        self.held -= units;
+        if !(charged_at.is_some() && self.is_final()) {
+            self.held -= units;
+        }
         match (&mut self.state, charged_at) {
             (State::Bucket(bucket), _) => {
                 bucket.add(&self.quota, units - used, self.held);
@@ -132,6 +141,11 @@ impl Window {
             (State::Log(log), None) if used > 0 => log.charge(used, now),
             (State::Log(_), None) => {}
         }
+    }
+
+    /// Whether a charge is final when it is made, so that a hold ends there.
+    fn is_final(&self) -> bool {
+        self.quota.unit() == Unit::Requests && matches!(self.state, State::Bucket(_))
     }
 
     /// Takes the upstream's word that nothing is left now.

@@ -239,19 +239,20 @@ impl State {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (grant.held, spend) {
             (Held::Here(hold), _) => self.ledger.release(hold, now),
-            (Held::There(sent), Spend::Spent(Spent::Exact(used))) => {
-                self.settling.push_back((
-                    now.after(self.config.settle_delay),
-                    sent,
-                    Spent::Exact(used),
-                ));
-            }
             (Held::There(sent), Spend::Nothing) => self.ledger.reject(sent, now),
-            (Held::There(sent), Spend::Spent(Spent::Unknown) | Spend::Unsaid) => {
-                self.ledger.settle(sent, Spent::Unknown, now);
+            // A debt is the upstream's at once; only a refund has to be waited for.
+            (Held::There(sent), Spend::Spent(Spent::Exact(used))) if used.exceeds(sent.cost()) => {
+                self.ledger.settle(sent, Spent::Exact(used), now);
             }
+            (Held::There(sent), Spend::Spent(spent)) => self.settle_later(sent, spent, now),
+            // Cut before its head, it may still be on its way to the upstream.
+            (Held::There(sent), Spend::Unsaid) => self.settle_later(sent, Spent::Unknown, now),
             (Held::Moving, _) => {}
         }
+    }
+
+    fn settle_later(&mut self, sent: Sent, spent: Spent, now: Timestamp) {
+        self.settling.push_back((now.after(self.config.settle_delay), sent, spent));
     }
 
     pub(super) fn take_back(&mut self, grant: Grant, now: Timestamp) {

@@ -107,6 +107,25 @@ async fn a_settle_wakes_the_next_in_line() {
     assert!((500..=502).contains(&waited.as_millis()), "{waited:?}");
 }
 
+/// What is cut without a head may still be on its way: the room it takes stays taken until it has
+/// surely arrived. A debt, on the other hand, is there at once.
+#[tokio::test(start_paused = true)]
+async fn a_cut_request_keeps_its_room_for_a_while_and_a_debt_counts_at_once() {
+    let setup = setup(|config| config.settle_delay = Duration::from_millis(500));
+    let mut cut = setup.pool.admit(setup.request(6_000)).await.unwrap();
+    cut.sent();
+    drop(cut);
+    advance(Duration::from_millis(400)).await;
+    assert_eq!(setup.levels()[1], (0, 6_000), "no refill beside it");
+    advance(Duration::from_millis(200)).await;
+    assert_eq!(setup.levels()[1], (10, 0), "the refill of the last 100 ms");
+    advance(MINUTE).await;
+    let mut debtor = setup.pool.admit(setup.request(1_000)).await.unwrap();
+    debtor.sent();
+    debtor.settle(Spent::Exact(Cost { requests: 1, tokens: 7_000 }));
+    assert_eq!(setup.levels()[1], (-1_000, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_waited_for_is_refused_at_once() {
     let setup = setup(|_| ());

@@ -72,6 +72,25 @@ fn using_more_than_was_held_is_a_debt_that_must_be_earned() {
     }
 }
 
+/// A request count is final once the upstream has made it: long answers do not hold requests back.
+#[test]
+fn a_bucket_of_requests_refills_while_answers_run() {
+    let mut ledger = ledger(&[(Unit::Requests, 2, 60, Mode::Bucket)]);
+    let (start, later) = (at(1_000 * SECOND), at(1_030 * SECOND));
+    let mut running: Vec<_> =
+        (0..2).map(|_| ledger.hold(tokens(9), start).unwrap().sent()).collect();
+    assert_eq!(available(&mut ledger, later), [0], "without a head they may be charged any time");
+    for sent in &mut running {
+        ledger.charged(sent, later);
+    }
+    assert_eq!(available(&mut ledger, at(1_060 * SECOND)), [1]);
+    for sent in running {
+        ledger.settle(sent, Spent::Exact(tokens(9)), at(1_060 * SECOND));
+    }
+    assert_eq!(available(&mut ledger, at(1_060 * SECOND)), [1], "and are not refunded");
+    assert_eq!(ledger.levels(at(1_060 * SECOND)).next().map(|level| level.held), Some(0));
+}
+
 #[test]
 fn a_sliding_window_returns_a_charge_one_window_after_it() {
     let mut ledger = ledger(&[(Unit::Tokens, 100, 60, Mode::Sliding)]);
