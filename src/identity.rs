@@ -105,7 +105,8 @@ fn bearer(authorization: &[u8]) -> &[u8] {
 
 /// Eight hexadecimal digits: enough to tell callers apart, far too few to recognise a key by.
 fn short(digest: &[u8]) -> String {
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    let first = digest.iter().take(4).fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+    format!("{first:08x}")
 }
 
 #[cfg(test)]

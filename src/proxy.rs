@@ -22,7 +22,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::Request;
+use http::uri::PathAndQuery;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
@@ -32,6 +34,7 @@ use self::forward::Forward;
 use self::read::Budget;
 use self::record::Record;
 pub use self::routes::app;
+pub use self::stack::App;
 use self::upstream::{Outgoing, Upstream};
 use crate::admission::Pools;
 use crate::config::Config;
@@ -127,14 +130,18 @@ impl Gateway {
     }
 
     /// What a caller's request becomes on the upstream's side.
-    fn outgoing(&self, mut head: http::request::Parts, path: &str, body: bytes::Bytes) -> Outgoing {
+    fn outgoing(
+        &self,
+        mut head: http::request::Parts,
+        path: PathAndQuery,
+        body: Bytes,
+    ) -> Outgoing {
         headers::for_upstream(&mut head.headers, self.upstream.authorization());
         let path = match head.uri.query() {
-            Some(query) => format!("{path}?{query}").parse(),
-            None => path.parse(),
+            // The path is one of ours and the query was part of a valid URI.
+            Some(query) => format!("{path}?{query}").parse().unwrap_or(path),
+            None => path,
         };
-        // The path is one of ours and the query was part of a valid URI.
-        let path = path.unwrap_or_else(|_| http::uri::PathAndQuery::from_static("/"));
         Outgoing { method: head.method, path, headers: head.headers, body }
     }
 }
@@ -143,7 +150,7 @@ impl Gateway {
 async fn metered(
     gateway: Arc<Gateway>,
     record: Arc<Record>,
-    path: &'static str,
+    path: PathAndQuery,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
     let (head, body) = request.into_parts();
@@ -177,7 +184,7 @@ async fn metered(
 async fn unmetered(
     gateway: Arc<Gateway>,
     record: Arc<Record>,
-    path: String,
+    path: PathAndQuery,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
     let (head, _) = request.into_parts();
@@ -186,7 +193,7 @@ async fn unmetered(
         facts.tenant = Some(caller.tenant);
         facts.attempts = 1;
     });
-    let outgoing = gateway.outgoing(head, &path, bytes::Bytes::new());
+    let outgoing = gateway.outgoing(head, path, Bytes::new());
     let mut answer = gateway.upstream.send(&outgoing, false).await;
     if let Err(upstream::Failure::Stale(_)) = answer {
         answer = gateway.upstream.send(&outgoing, true).await;
@@ -198,5 +205,5 @@ async fn unmetered(
     headers::for_caller(&mut head.headers);
     let good = head.status.is_success();
     record.end(if good { Outcome::Completed } else { Outcome::UpstreamError });
-    Ok(Response::from_parts(head, Body::new(body)))
+    Ok(Response::from_parts(head, Body::new(body::Passed::new(body))))
 }

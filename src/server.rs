@@ -12,13 +12,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::{Http, serve};
+use self::connection::{App, Http, serve};
 use crate::admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -154,7 +153,7 @@ impl Connections {
 }
 
 /// Accepts connections until told to stop; where there is no room they wait in the kernel.
-async fn accept(listener: TcpListener, app: Router, http: Http, connections: Connections) {
+async fn accept(listener: TcpListener, app: impl App, http: Http, connections: Connections) {
     loop {
         let accepted = async {
             let room = Arc::clone(&connections.room).acquire_owned().await;

@@ -24,9 +24,53 @@ use crate::metrics::{Outcome, observe};
 use crate::proxy::record::Record;
 use crate::usage::{Meter, Seen};
 
+/// A body of the upstream on its way to a caller. Where it breaks off, what came before reaches the
+/// caller: the error is held back for as long as the server needs to write it out.
+pub(super) struct Passed {
+    inner: Incoming,
+    broken: Option<hyper::Error>,
+}
+
+impl Passed {
+    pub(super) const fn new(inner: Incoming) -> Self {
+        Self { inner, broken: None }
+    }
+}
+
+impl Body for Passed {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Err(error)) => {
+                // The server writes out what it has when a body is not ready.
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.broken.is_none() && self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
 /// The body of a successful answer.
 pub(super) struct Metered {
-    inner: Incoming,
+    inner: Passed,
     idle: Idle,
     meter: Meter,
     sent_at: Instant,
@@ -54,7 +98,7 @@ impl Metered {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = text(CONTENT_TYPE);
         Self {
-            inner,
+            inner: Passed::new(inner),
             idle: Idle::new(idle),
             meter: Meter::new(content_type, text(CONTENT_ENCODING)),
             sent_at,

@@ -12,18 +12,18 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
-use crate::admission::{Admitted, Request};
+use crate::admission::{Admitted, Bound, Refused, Request};
 use crate::config;
 use crate::limit::Spent;
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
-use crate::proxy::body::Metered;
+use crate::proxy::body::{Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers;
 use crate::proxy::record::Record;
@@ -56,7 +56,7 @@ impl Forward<'_> {
         let pool = &self.ask.pool.pool;
         let request = self.ask.request;
         let mut admitted =
-            pool.admit(request).await.map_err(|refused| self.ask.refused(refused))?;
+            pool.admit(request).await.map_err(|refused| self.note_refusal(refused))?;
         let mut attempt = 1;
         self.gateway.retry_budget.deposit();
         loop {
@@ -86,7 +86,7 @@ impl Forward<'_> {
                 Err(refused) => {
                     return match miss {
                         Miss::Answer(response, verdict) => Ok(self.give_up(response, &verdict)),
-                        Miss::Failure(..) => Err(self.ask.refused(refused)),
+                        Miss::Failure(..) => Err(self.note_refusal(refused)),
                     };
                 }
             };
@@ -106,6 +106,19 @@ impl Forward<'_> {
                 facts.limited_by = Some(bound.into());
             }
         });
+    }
+
+    fn note_refusal(&self, refused: Refused) -> ProxyError {
+        let bound = match refused {
+            Refused::Wall { constraint } => Some(Bound::Constraint(constraint)),
+            Refused::TooLong { bound, .. } => Some(bound),
+            Refused::Full { .. } | Refused::Closed => None,
+        };
+        self.record.note(|facts| {
+            facts.waited = self.record.arrived().elapsed();
+            facts.limited_by = bound.map(|bound| self.ask.pool.pool.name_of(bound).into());
+        });
+        self.ask.refused(refused)
     }
 
     /// Sends the request once, and a second time if the connection turns out to have been closed.
@@ -161,9 +174,9 @@ impl Forward<'_> {
         }
         let (seen, body) = if needs_body(head.status) {
             let idle = self.gateway.config.upstream.idle_timeout;
-            read_error(body, idle).await
+            read_error(Passed::new(body), idle).await
         } else {
-            (Bytes::new(), Body::new(body))
+            (Bytes::new(), Body::new(Passed::new(body)))
         };
         let verdict = judge(head.status, &head.headers, &seen);
         if let Some(kind) = verdict.rejection {
@@ -220,7 +233,7 @@ fn backoff(config: &config::Retry, attempt: u32) -> Duration {
 
 /// Reads an error body as far as it is worth reading; returns what was seen, and the whole of it to
 /// pass on.
-async fn read_error(mut body: Incoming, idle: Duration) -> (Bytes, Body) {
+async fn read_error(mut body: Passed, idle: Duration) -> (Bytes, Body) {
     let mut seen = BytesMut::new();
     while seen.len() <= LONGEST_ERROR {
         match tokio::time::timeout(idle, body.frame()).await {
@@ -236,9 +249,13 @@ async fn read_error(mut body: Incoming, idle: Duration) -> (Bytes, Body) {
             // What is there may be enough; the caller gets the same broken end.
             Ok(Some(Err(_))) | Err(_) => {
                 let seen = seen.freeze();
-                let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                let frames = [Ok(Frame::data(seen.clone())), Err(cut)];
-                return (seen, Body::new(StreamBody::new(stream::iter(frames))));
+                let data = stream::iter([Ok(seen.clone())]);
+                let cut = stream::once(async {
+                    // The server writes out what it has when a body is not ready.
+                    tokio::task::yield_now().await;
+                    Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
+                });
+                return (seen, Body::from_stream(data.chain(cut)));
             }
         }
     }

@@ -8,10 +8,11 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, header};
 
 use super::record::Record;
-use super::stack;
+use super::stack::App;
 use super::{Gateway, ProxyError, metered, unmetered};
 use crate::metrics::Outcome;
 
@@ -24,7 +25,7 @@ const TEXT: &str = "/v1/completions";
 const MODELS: &str = "/v1/models";
 
 /// The whole API as a service.
-pub fn app(gateway: Arc<Gateway>) -> Router {
+pub fn app(gateway: Arc<Gateway>) -> App {
     let mut router = Router::new();
     for prefix in PREFIXES {
         router = router
@@ -34,9 +35,9 @@ pub fn app(gateway: Arc<Gateway>) -> Router {
             .route(&format!("{prefix}/models/{{*id}}"), only(get(model), "GET"))
             .route(&format!("{prefix}/tcp_warming"), only(get(tcp_warming), "GET"));
     }
-    let router =
+    let routes =
         router.fallback(|| async { ProxyError::NotFound }).with_state(Arc::clone(&gateway));
-    stack::wrap(router, gateway)
+    App::new(gateway, routes)
 }
 
 /// Refuses every other method in the usual shape.
@@ -49,7 +50,7 @@ async fn chat(
     Extension(record): Extension<Arc<Record>>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
-    metered(gateway, record, CHAT, request).await
+    metered(gateway, record, PathAndQuery::from_static(CHAT), request).await
 }
 
 async fn text(
@@ -57,7 +58,7 @@ async fn text(
     Extension(record): Extension<Arc<Record>>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
-    metered(gateway, record, TEXT, request).await
+    metered(gateway, record, PathAndQuery::from_static(TEXT), request).await
 }
 
 async fn models(
@@ -65,7 +66,7 @@ async fn models(
     Extension(record): Extension<Arc<Record>>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
-    unmetered(gateway, record, MODELS.to_owned(), request).await
+    unmetered(gateway, record, PathAndQuery::from_static(MODELS), request).await
 }
 
 async fn model(
@@ -74,7 +75,7 @@ async fn model(
     Path(id): Path<String>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
-    let path = model_path(&id).ok_or(ProxyError::NotFound)?;
+    let path = model_path(&id).and_then(|path| path.parse().ok()).ok_or(ProxyError::NotFound)?;
     unmetered(gateway, record, path, request).await
 }
 

@@ -1,53 +1,81 @@
 //! What surrounds every request, outermost first. The order is the design, so each line says why it
 //! stands where it does.
+//!
+//! It is one service rather than a tower of layers: every layer is a boxed future and a copy of the
+//! request's head, and these three do little more than that would cost.
 
-use std::any::Any;
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use http::{HeaderMap, Request, Version, header};
-use tower::ServiceBuilder;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::Service;
 
 use super::headers;
 use super::record::Record;
 use super::{Gateway, ProxyError};
 use crate::metrics::Outcome;
 
-/// Puts the stack around the routes.
-pub(super) fn wrap(router: Router, gateway: Arc<Gateway>) -> Router {
-    router.layer(
-        ServiceBuilder::new()
-            // First, so that every refusal below has a name and is counted.
-            .layer(from_fn_with_state(gateway, observe))
-            // A panic is an outcome, not a lost connection.
-            .layer(CatchPanicLayer::custom(panicked))
-            // Before any route: a request that two proxies could route to two places is nobody's.
-            .layer(from_fn(check_host)),
-    )
+/// The routes with what surrounds them.
+#[derive(Clone, Debug)]
+pub struct App {
+    gateway: Arc<Gateway>,
+    routes: Router,
 }
 
-/// Opens the request's record, and completes it from the answer's head.
-async fn observe(
-    State(gateway): State<Arc<Gateway>>,
-    mut request: Request<Body>,
-    next: Next,
-) -> Response {
-    let endpoint = endpoint(request.uri().path());
-    let record = Record::new(Arc::clone(&gateway.metrics), gateway.config.log.requests, endpoint);
-    request.extensions_mut().insert(Arc::clone(&record));
-    let mut response = next.run(request).await;
-    let status = response.status();
-    record.note(|facts| facts.status = Some(status));
-    if let Some(outcome) = response.extensions().get::<Outcome>() {
-        record.end(*outcome);
+impl App {
+    pub(super) const fn new(gateway: Arc<Gateway>, routes: Router) -> Self {
+        Self { gateway, routes }
     }
-    headers::name(&mut response, record.id().as_str());
-    response
+
+    /// Answers a request, whatever happens.
+    pub async fn answer(self, mut request: Request<Body>) -> Response {
+        let Self { gateway, mut routes } = self;
+        // First, so that every refusal below has a name and is counted.
+        let endpoint = endpoint(request.uri().path());
+        let record =
+            Record::new(Arc::clone(&gateway.metrics), gateway.config.log.requests, endpoint);
+        let mut response = if has_one_host(&request) {
+            request.extensions_mut().insert(Arc::clone(&record));
+            // A panic is an outcome, not a lost connection.
+            match AssertUnwindSafe(routes.call(request)).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(_) => panicked(),
+            }
+        } else {
+            // Before any route: what two proxies could route to two places is nobody's.
+            ProxyError::Host.into_response()
+        };
+        let (status, outcome) = (response.status(), response.extensions().get::<Outcome>());
+        record.note(|facts| {
+            facts.status = Some(status);
+            facts.outcome = facts.outcome.or_else(|| outcome.copied());
+        });
+        headers::name(&mut response, record.id().as_str());
+        response
+    }
+}
+
+impl Service<Request<Body>> for App {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = futures_util::future::BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.clone().answer(request).map(Ok))
+    }
 }
 
 /// The endpoint's name in logs: a closed set, whatever the path.
@@ -62,25 +90,20 @@ fn endpoint(path: &str) -> &'static str {
     }
 }
 
-async fn check_host(request: Request<Body>, next: Next) -> Response {
-    if has_one_host(request.version(), request.headers(), request.uri().authority().is_some()) {
-        next.run(request).await
-    } else {
-        ProxyError::Host.into_response()
-    }
-}
-
 /// HTTP/1.1 asks for exactly one `Host`; HTTP/2 may say it in `:authority`.
-fn has_one_host(version: Version, headers: &HeaderMap, authority: bool) -> bool {
-    let hosts = headers.get_all(header::HOST).iter().count();
-    match version {
-        Version::HTTP_11 => hosts == 1,
-        Version::HTTP_2 | Version::HTTP_3 => hosts + usize::from(authority) >= 1 && hosts <= 1,
-        _ => hosts <= 1,
+fn has_one_host(request: &Request<Body>) -> bool {
+    let headers: &HeaderMap = request.headers();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (first, second) = (hosts.next().is_some(), hosts.next().is_some());
+    let authority = request.uri().authority().is_some();
+    match request.version() {
+        Version::HTTP_11 => first && !second,
+        Version::HTTP_2 | Version::HTTP_3 => (first || authority) && !second,
+        _ => !second,
     }
 }
 
-fn panicked(_: Box<dyn Any + Send>) -> Response {
+fn panicked() -> Response {
     // What it says may quote a request; the hook that prints it is not ours to repeat.
     tracing::error!("a request handler panicked");
     ProxyError::Internal.into_response()

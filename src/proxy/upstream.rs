@@ -140,12 +140,11 @@ impl Upstream {
         outgoing: &Outgoing,
         fresh: bool,
     ) -> Result<Response<Incoming>, Failure> {
-        let uri = Uri::builder()
-            .scheme(self.scheme.clone())
-            .authority(self.authority.clone())
-            .path_and_query(outgoing.path.clone())
-            .build()
-            .map_err(|error| Failure::Connect(error.into()))?;
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(outgoing.path.clone());
+        let uri = Uri::from_parts(parts).map_err(|error| Failure::Connect(error.into()))?;
         let mut request = Request::new(Full::new(outgoing.body.clone()));
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = uri;

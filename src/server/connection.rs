@@ -1,5 +1,6 @@
 //! One connection: HTTP/1.1 or HTTP/2, with a limit on everything a peer could let us wait for.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -8,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use http::Request;
@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+use tower::Service as TowerService;
 use tower::ServiceExt;
 
 /// Bytes of a request's head. SDKs stay below 4 KiB; proxies in front commonly allow 32 or 64.
@@ -43,7 +44,7 @@ pub(super) struct Http {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(stream: TcpStream, app: Router, http: Http) {
+pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
     // A peer that has gone already is found out by the first read.
     let _ = stream.set_nodelay(true);
     let mut builder = Builder::new(TokioExecutor::new());
@@ -92,17 +93,34 @@ pub(super) async fn serve(stream: TcpStream, app: Router, http: Http) {
     }
 }
 
-/// The routes, noting that a first request has come through.
+/// What answers requests, on any number of connections at once.
+pub(super) trait App:
+    TowerService<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<A> App for A where
+    A: TowerService<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// The app, noting that a first request has come through.
 #[derive(Clone, Debug)]
-struct Begun {
-    app: Router,
+struct Begun<A> {
+    app: A,
     begun: Arc<AtomicBool>,
 }
 
-impl Service<Request<Incoming>> for Begun {
+impl<A: App> Service<Request<Incoming>> for Begun<A> {
     type Response = Response;
-    type Error = std::convert::Infallible;
-    type Future = tower::util::Oneshot<Router, Request<Body>>;
+    type Error = Infallible;
+    type Future = tower::util::Oneshot<A, Request<Body>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.begun.store(true, Ordering::Relaxed);

@@ -181,13 +181,17 @@ impl State {
         }
         self.head_at = None;
         while let Some((place, entry)) = self.scheduler.head() {
-            let (cost, arrived) = (entry.cost, entry.arrived);
+            let Entry { cost, arrived, deadline, .. } = *entry;
             let answer = match self.start(cost, now) {
                 Ok(hold) => {
                     let (waited, bound) = (now.since(arrived), self.bound);
                     Ok(Grant { place, waited, bound, held: Held::Here(hold) })
                 }
                 Err(Wait { wall: Some(constraint), .. }) => Err(Refused::Wall { constraint }),
+                // Known only now, because it depended on what was held.
+                Err(Wait { bound, until: Some(until), .. }) if until > deadline => {
+                    Err(Refused::TooLong { bound, retry_at: Some(until) })
+                }
                 Err(wait) => {
                     (self.bound, self.head_at) = (Some(wait.bound), wait.until);
                     break;

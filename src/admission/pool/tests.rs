@@ -157,6 +157,20 @@ async fn what_cannot_be_waited_for_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_ends_as_soon_as_it_is_known_to_be_in_vain() {
+    let setup = setup(|_| ());
+    let mut first = setup.pool.admit(setup.request(6_000)).await.unwrap();
+    first.sent();
+    let mut request = setup.request(6_000);
+    request.deadline = setup.epoch.now().after(Duration::from_secs(50));
+    let mut second = pin!(setup.pool.admit(request));
+    assert!(poll!(second.as_mut()).is_pending(), "the first may come back unspent");
+    first.settle(Spent::Unknown);
+    let Poll::Ready(Err(refused)) = poll!(second.as_mut()) else { panic!("60 s, not 50") };
+    assert!(matches!(refused, Refused::TooLong { retry_at: Some(_), .. }), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_ends_a_wait_by_timer() {
     let setup = setup(|config| config.max_concurrent = NonZeroU32::new(1));
     let first = setup.pool.admit(setup.request(10)).await.unwrap();
