@@ -8,6 +8,7 @@ mod body;
 mod error;
 mod forward;
 mod headers;
+mod peek;
 mod read;
 mod record;
 mod routes;
@@ -29,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
 use self::admit::Ask;
+use self::body::Passed;
 pub use self::error::{Kind, ProxyError};
 use self::forward::Forward;
 use self::read::Budget;
@@ -205,5 +207,6 @@ async fn unmetered(
     headers::for_caller(&mut head.headers);
     let good = head.status.is_success();
     record.end(if good { Outcome::Completed } else { Outcome::UpstreamError });
-    Ok(Response::from_parts(head, Body::new(body::Passed::new(body))))
+    let idle = gateway.config.upstream.idle_timeout;
+    Ok(Response::from_parts(head, Body::new(Passed::new(body, idle))))
 }

@@ -12,11 +12,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use self::admitted::Admitted;
-use self::state::{Answer, State};
+use self::state::{Answer, Decision, Spend, State};
 use crate::admission::scheduler::Place;
 use crate::limit::{Constraint, Cost, Level, Unit};
 use crate::time::{Epoch, Timestamp};
@@ -144,29 +144,59 @@ impl Pool {
         self.enter(request, Some(place)).await
     }
 
+    /// Ends an admission whose request has to be sent again, and puts the request back at its place:
+    /// in one step, so that nobody behind it goes first. Nobody at all goes before `until`. If the
+    /// upstream may have charged the request, it counts as charged.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], as [`Self::readmit`].
+    pub async fn retry(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        charged: bool,
+        request: Request,
+        until: Timestamp,
+    ) -> Result<Admitted, Refused> {
+        let (place, grant) = (admitted.place(), admitted.into_grant());
+        let mut decided = Decision::No(Refused::Closed);
+        self.change(|state, now| {
+            if let Some(grant) = grant {
+                let spend = if charged { Spend::Unsaid } else { Spend::Nothing };
+                state.end(grant, spend, now);
+            }
+            state.back_off(until);
+            decided = state.decide(request, Some(place), now);
+        });
+        self.follow(decided).await
+    }
+
     async fn enter(
         self: &Arc<Self>,
         request: Request,
         place: Option<Place>,
     ) -> Result<Admitted, Refused> {
-        let (place, answer) = {
+        let (decided, rearm) = {
             let now = self.epoch.now();
             let mut state = self.state.lock();
             state.catch_up(now);
-            match state.enter(request, place, now) {
-                Ok(grant) => return Ok(Admitted::new(Arc::clone(self), grant)),
-                Err(Some(refused)) => return Err(refused),
-                Err(None) => {}
-            }
-            let (sender, answer) = oneshot::channel();
-            let place = state.wait(request, place, sender, now);
-            let rearm = state.rearm(now);
-            drop(state);
-            self.wake_if(rearm);
-            (place, answer)
+            let decided = state.decide(request, place, now);
+            let rearm = matches!(decided, Decision::Wait(..)) && state.rearm(now);
+            (decided, rearm)
         };
-        let _leave = Leave { pool: self, place };
-        answer.await.unwrap_or(Err(Refused::Closed))
+        self.wake_if(rearm);
+        self.follow(decided).await
+    }
+
+    async fn follow(self: &Arc<Self>, decided: Decision) -> Result<Admitted, Refused> {
+        match decided {
+            Decision::Go(grant) => Ok(Admitted::new(Arc::clone(self), grant)),
+            Decision::No(refused) => Err(refused),
+            Decision::Wait(place, answer) => {
+                let _leave = Leave { pool: self, place };
+                answer.await.unwrap_or(Err(Refused::Closed))
+            }
+        }
     }
 
     /// Holds everyone back until `until`: the upstream cannot take more.

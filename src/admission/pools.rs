@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -47,6 +48,7 @@ pub struct TooManyPools;
 pub struct Pools {
     map: DashMap<PoolKey, Arc<Named>>,
     most: usize,
+    closed: AtomicBool,
     epoch: Epoch,
     tasks: TaskTracker,
 }
@@ -54,7 +56,7 @@ pub struct Pools {
 impl Pools {
     /// No pools yet; at most `most` at once, their timers running on `tasks`.
     pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
-        Self { map: DashMap::new(), most, epoch, tasks }
+        Self { map: DashMap::new(), most, closed: AtomicBool::new(false), epoch, tasks }
     }
 
     /// The clock that the pools go by.
@@ -82,14 +84,18 @@ impl Pools {
                 return Err(TooManyPools);
             }
         }
-        Ok(match self.map.entry(key) {
+        let named = match self.map.entry(key) {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
                 let (profile, config) = profile();
                 let pool = Pool::start(config, self.epoch, &self.tasks);
                 Arc::clone(&entry.insert(Arc::new(Named { model: model.into(), profile, pool })))
             }
-        })
+        };
+        if self.closed.load(Ordering::SeqCst) {
+            named.pool.close();
+        }
+        Ok(named)
     }
 
     /// Every pool, in no order.
@@ -97,8 +103,10 @@ impl Pools {
         self.map.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect()
     }
 
-    /// Refuses everyone who waits in any pool.
+    /// Refuses everyone who waits in any pool, and whoever comes to any, old or new.
     pub fn close(&self) {
+        // Before the pools are looked at: one that is made meanwhile sees it, or is seen.
+        self.closed.store(true, Ordering::SeqCst);
         for (_, named) in self.all() {
             named.pool.close();
         }

@@ -134,6 +134,11 @@ impl Ledger {
         denied.map_or(Ok(()), |(constraint, until)| Err(Denied::Wait { constraint, until }))
     }
 
+    /// The first constraint that `cost` is above, whatever is spent.
+    pub fn wall(&self, cost: Cost) -> Option<usize> {
+        self.windows.iter().position(|it| cost.of(it.quota().unit()) > it.quota().limit())
+    }
+
     /// Ends a hold that was never sent: as if it had not been.
     pub fn release(&mut self, hold: Hold, now: Timestamp) {
         self.reject(hold.sent(), now);

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::BoxError;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -24,38 +23,61 @@ use crate::metrics::{Outcome, observe};
 use crate::proxy::record::Record;
 use crate::usage::{Meter, Seen};
 
-/// A body of the upstream on its way to a caller. Where it breaks off, what came before reaches the
-/// caller: the error is held back for as long as the server needs to write it out.
+/// A body of the upstream on its way to a caller, with a limit on the time between two pieces.
+///
+/// Where it breaks off, what came before reaches the caller: the error is held back for as long as
+/// the server needs to write it out.
 pub(super) struct Passed {
     inner: Incoming,
-    broken: Option<hyper::Error>,
+    idle: Idle,
+    broken: Option<Broken>,
+}
+
+/// Why a body of the upstream ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The connection broke, or what came over it was not HTTP.
+    #[error("the upstream's answer broke off")]
+    Cut(#[source] hyper::Error),
+    /// Nothing came for too long.
+    #[error("the upstream stopped sending")]
+    Idle,
 }
 
 impl Passed {
-    pub(super) const fn new(inner: Incoming) -> Self {
-        Self { inner, broken: None }
+    /// `inner`, with at most `idle` between two pieces.
+    pub(super) const fn new(inner: Incoming, idle: Duration) -> Self {
+        Self { inner, idle: Idle::new(idle), broken: None }
     }
 }
 
 impl Body for Passed {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
-            Some(Err(error)) => {
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(self.idle.poll(cx));
+                Poll::Ready(Some(Err(Broken::Idle)))
+            }
+            Poll::Ready(Some(Err(error))) => {
                 // The server writes out what it has when a body is not ready.
-                self.broken = Some(error);
+                self.broken = Some(Broken::Cut(error));
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            frame => Poll::Ready(frame),
+            Poll::Ready(frame) => {
+                self.idle.reset();
+                // The error has been dealt with above.
+                Poll::Ready(frame.map(|frame| frame.map_err(Broken::Cut)))
+            }
         }
     }
 
@@ -71,7 +93,6 @@ impl Body for Passed {
 /// The body of a successful answer.
 pub(super) struct Metered {
     inner: Passed,
-    idle: Idle,
     meter: Meter,
     sent_at: Instant,
     first_token: bool,
@@ -98,8 +119,7 @@ impl Metered {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = text(CONTENT_TYPE);
         Self {
-            inner: Passed::new(inner),
-            idle: Idle::new(idle),
+            inner: Passed::new(inner, idle),
             meter: Meter::new(content_type, text(CONTENT_ENCODING)),
             sent_at,
             first_token: false,
@@ -161,35 +181,25 @@ impl Metered {
 
 impl Body for Metered {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) {
-            this.idle.reset();
-            return Poll::Ready(match frame {
-                None => {
-                    this.end(None);
-                    None
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        match &frame {
+            None => this.end(None),
+            Some(Err(Broken::Cut(_))) => this.end(Some(Outcome::UpstreamCut)),
+            Some(Err(Broken::Idle)) => this.end(Some(Outcome::UpstreamTimeout)),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.pass(data);
                 }
-                Some(Err(error)) => {
-                    this.end(Some(Outcome::UpstreamCut));
-                    Some(Err(error.into()))
-                }
-                Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        this.pass(data);
-                    }
-                    Some(Ok(frame))
-                }
-            });
+            }
         }
-        ready!(this.idle.poll(cx));
-        this.end(Some(Outcome::UpstreamTimeout));
-        Poll::Ready(Some(Err("the upstream stopped sending".into())))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

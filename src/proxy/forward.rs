@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
@@ -26,6 +24,7 @@ use crate::proxy::admit::Ask;
 use crate::proxy::body::{Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers;
+use crate::proxy::peek::peek;
 use crate::proxy::record::Record;
 use crate::proxy::upstream::{Failure, Outgoing};
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
@@ -38,12 +37,20 @@ pub(super) struct Forward<'a> {
     pub(super) outgoing: Outgoing,
 }
 
-/// An attempt that gave no answer to hand over.
-enum Miss {
-    /// The upstream's error, in case it is the last word.
-    Answer(Response, Verdict),
-    /// No answer at all, and why sending it again may help, if it may.
-    Failure(ProxyError, Option<RetryReason>),
+/// An attempt that gave no answer to hand over. It still holds its admission: what becomes of that
+/// depends on whether the request is sent again.
+struct Miss {
+    admitted: Admitted,
+    /// What the caller gets if this was the last word.
+    answer: Result<Response, ProxyError>,
+    /// Whether the upstream may have charged the request.
+    charged: bool,
+    /// Why sending it again may help, if it may.
+    retry: Option<RetryReason>,
+    /// When the upstream says to come back.
+    retry_after: Option<Duration>,
+    /// The upstream's error code.
+    code: Option<String>,
 }
 
 impl Forward<'_> {
@@ -53,43 +60,54 @@ impl Forward<'_> {
     ///
     /// If it was not admitted, or there was no answer at all.
     pub(super) async fn run(self) -> Result<Response, ProxyError> {
-        let pool = &self.ask.pool.pool;
         let request = self.ask.request;
-        let mut admitted =
-            pool.admit(request).await.map_err(|refused| self.note_refusal(refused))?;
+        let admitted = self.ask.pool.pool.admit(request).await;
+        let mut admitted = admitted.map_err(|refused| self.note_refusal(refused))?;
         let mut attempt = 1;
         self.gateway.retry_budget.deposit();
         loop {
             self.note_admission(&admitted, attempt);
-            let place = admitted.place();
             let miss = match self.attempt(admitted).await {
                 Ok(response) => return Ok(response),
                 Err(miss) => miss,
             };
             let Some((reason, delay)) = self.plan_retry(&miss, attempt, &request) else {
-                return match miss {
-                    Miss::Answer(response, verdict) => Ok(self.give_up(response, &verdict)),
-                    Miss::Failure(error, _) => Err(error),
-                };
+                give_back(miss.admitted, miss.charged);
+                return self.give_up(miss.answer, miss.code);
             };
             self.gateway.metrics.count_retry(reason);
-            match reason {
-                // The next request would fare no better: everyone waits.
-                RetryReason::Quota | RetryReason::Overload => {
-                    pool.back_off(pool.now().after(delay));
-                }
-                _ => tokio::time::sleep(delay).await,
-            }
             attempt += 1;
-            admitted = match pool.readmit(request, place).await {
+            let Miss { admitted: before, answer, charged, code, .. } = miss;
+            admitted = match self.again(before, charged, reason, delay).await {
                 Ok(admitted) => admitted,
-                Err(refused) => {
-                    return match miss {
-                        Miss::Answer(response, verdict) => Ok(self.give_up(response, &verdict)),
-                        Miss::Failure(..) => Err(self.note_refusal(refused)),
-                    };
-                }
+                // What the upstream said is of more use than that it cannot be asked again.
+                Err(_) if answer.is_ok() => return self.give_up(answer, code),
+                Err(refused) => return Err(self.note_refusal(refused)),
             };
+        }
+    }
+
+    /// Gets a request that has to be sent again admitted again.
+    async fn again(
+        &self,
+        admitted: Admitted,
+        charged: bool,
+        reason: RetryReason,
+        delay: Duration,
+    ) -> Result<Admitted, Refused> {
+        let (pool, request) = (&self.ask.pool.pool, self.ask.request);
+        match reason {
+            // The next in line would fare no better: everyone waits.
+            RetryReason::Quota | RetryReason::Overload => {
+                let until = pool.now().after(delay);
+                pool.retry(admitted, charged, request, until).await
+            }
+            _ => {
+                let place = admitted.place();
+                give_back(admitted, charged);
+                tokio::time::sleep(delay).await;
+                pool.readmit(request, place).await
+            }
         }
     }
 
@@ -138,17 +156,13 @@ impl Forward<'_> {
             }
             Err(failure) => {
                 tracing::debug!(request.id = self.record.id().as_str(), ?failure, "no answer");
-                let reason = match &failure {
+                let retry = match &failure {
                     Failure::Connect(_) => Some(RetryReason::Connect),
                     Failure::Stale(_) | Failure::Broken(_) => Some(RetryReason::Broken),
                     Failure::Timeout => None,
                 };
-                if matches!(failure, Failure::Connect(_)) {
-                    admitted.reject();
-                } else {
-                    admitted.settle(Spent::Unknown);
-                }
-                Err(Miss::Failure(failure.into(), reason))
+                let charged = !matches!(failure, Failure::Connect(_));
+                Err(Miss::without_answer(admitted, failure.into(), charged, retry))
             }
         }
     }
@@ -162,8 +176,7 @@ impl Forward<'_> {
         let (mut head, body) = answer.into_parts();
         headers::for_caller(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            admitted.settle(Spent::Unknown);
-            return Err(Miss::Failure(ProxyError::Upgrade, None));
+            return Err(Miss::without_answer(admitted, ProxyError::Upgrade, true, None));
         }
         if head.status.is_success() {
             admitted.charged();
@@ -172,25 +185,22 @@ impl Forward<'_> {
             let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
             return Ok(Response::from_parts(head, Body::new(body)));
         }
+        let body = Passed::new(body, self.gateway.config.upstream.idle_timeout);
         let (seen, body) = if needs_body(head.status) {
-            let idle = self.gateway.config.upstream.idle_timeout;
-            read_error(Passed::new(body), idle).await
+            peek(body, LONGEST_ERROR).await
         } else {
-            (Bytes::new(), Body::new(Passed::new(body)))
+            (Bytes::new(), Body::new(body))
         };
-        let verdict = judge(head.status, &head.headers, &seen);
-        if let Some(kind) = verdict.rejection {
+        let Verdict { charged, retry, rejection, exhausted, retry_after, code } =
+            judge(head.status, &head.headers, &seen);
+        if let Some(kind) = rejection {
             self.gateway.metrics.count_rejection(kind);
         }
-        if let Some((unit, window)) = verdict.exhausted {
+        if let Some((unit, window)) = exhausted {
             admitted.pool().drained(unit, window);
         }
-        if verdict.charged {
-            admitted.settle(Spent::Unknown);
-        } else {
-            admitted.reject();
-        }
-        Err(Miss::Answer(Response::from_parts(head, body), verdict))
+        let answer = Ok(Response::from_parts(head, body));
+        Err(Miss { admitted, answer, charged, retry, retry_after, code })
     }
 
     /// Whether, why and when to send the request again.
@@ -201,15 +211,12 @@ impl Forward<'_> {
         request: &Request,
     ) -> Option<(RetryReason, Duration)> {
         let config = &self.gateway.config.retry;
-        let (reason, cap) = match miss {
-            Miss::Answer(_, verdict) => (verdict.retry?, verdict.retry_after),
-            Miss::Failure(_, reason) => ((*reason)?, None),
-        };
+        let reason = miss.retry?;
         if attempt >= config.max_attempts.get() {
             return None;
         }
         let delay = backoff(config, attempt);
-        let delay = cap.map_or(delay, |cap| delay.min(cap));
+        let delay = miss.retry_after.map_or(delay, |cap| delay.min(cap));
         let now = self.ask.pool.pool.now();
         if now.after(delay) >= request.deadline || !self.gateway.retry_budget.withdraw() {
             return None;
@@ -217,11 +224,37 @@ impl Forward<'_> {
         Some((reason, delay))
     }
 
-    /// Hands the upstream's own error over.
-    fn give_up(&self, response: Response, verdict: &Verdict) -> Response {
-        self.record.note(|facts| facts.code.clone_from(&verdict.code));
-        self.record.end(Outcome::UpstreamError);
-        response
+    /// Hands over what there is: the upstream's own error, or ours.
+    fn give_up(
+        &self,
+        answer: Result<Response, ProxyError>,
+        code: Option<String>,
+    ) -> Result<Response, ProxyError> {
+        if answer.is_ok() {
+            self.record.note(|facts| facts.code = code);
+            self.record.end(Outcome::UpstreamError);
+        }
+        answer
+    }
+}
+
+impl Miss {
+    const fn without_answer(
+        admitted: Admitted,
+        error: ProxyError,
+        charged: bool,
+        retry: Option<RetryReason>,
+    ) -> Self {
+        Self { admitted, answer: Err(error), charged, retry, retry_after: None, code: None }
+    }
+}
+
+/// Ends an admission without an answer.
+fn give_back(admitted: Admitted, charged: bool) {
+    if charged {
+        admitted.settle(Spent::Unknown);
+    } else {
+        admitted.reject();
     }
 }
 
@@ -229,50 +262,6 @@ impl Forward<'_> {
 fn backoff(config: &config::Retry, attempt: u32) -> Duration {
     let doubled = config.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(16));
     doubled.min(config.max_backoff).mul_f64(fastrand::f64())
-}
-
-/// Reads an error body as far as it is worth reading; returns what was seen, and the whole of it to
-/// pass on.
-async fn read_error(mut body: Passed, idle: Duration) -> (Bytes, Body) {
-    let mut seen = BytesMut::new();
-    while seen.len() <= LONGEST_ERROR {
-        match tokio::time::timeout(idle, body.frame()).await {
-            Ok(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    seen.extend_from_slice(data);
-                }
-            }
-            Ok(None) => {
-                let seen = seen.freeze();
-                return (seen.clone(), Body::from(seen));
-            }
-            // What is there may be enough; the caller gets the same broken end.
-            Ok(Some(Err(_))) | Err(_) => {
-                let seen = seen.freeze();
-                let data = stream::iter([Ok(seen.clone())]);
-                let cut = stream::once(async {
-                    // The server writes out what it has when a body is not ready.
-                    tokio::task::yield_now().await;
-                    Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
-                });
-                return (seen, Body::from_stream(data.chain(cut)));
-            }
-        }
-    }
-    let seen = seen.freeze();
-    let first = stream::iter([Ok::<_, hyper::Error>(seen.clone())]);
-    let rest = stream::unfold(body, |mut body| async move {
-        loop {
-            match body.frame().await? {
-                Ok(frame) => {
-                    let Ok(data) = frame.into_data() else { continue };
-                    return Some((Ok(data), body));
-                }
-                Err(error) => return Some((Err(error), body)),
-            }
-        }
-    });
-    (seen, Body::from_stream(first.chain(rest)))
 }
 
 /// The rate-limit and explaining headers of an answer that went through a pool.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -72,9 +73,10 @@ async fn models(
 async fn model(
     State(gateway): State<Arc<Gateway>>,
     Extension(record): Extension<Arc<Record>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
+    let Ok(Path(id)) = id else { return Err(ProxyError::NotFound) };
     let path = model_path(&id).and_then(|path| path.parse().ok()).ok_or(ProxyError::NotFound)?;
     unmetered(gateway, record, path, request).await
 }

@@ -34,6 +34,14 @@ enum Held {
     Moving,
 }
 
+/// What becomes of a request for admission.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Go(Grant),
+    No(Refused),
+    Wait(Place, oneshot::Receiver<Result<Admitted, Refused>>),
+}
+
 /// How a grant ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Spend {
@@ -107,9 +115,25 @@ impl State {
         }
     }
 
-    /// Admits or refuses a newcomer (or one that comes back to its `place`), where that can be
-    /// done at once; `Err(None)` if it has to wait.
-    pub(super) fn enter(
+    /// Admits or refuses a newcomer (or one that comes back to its `place`), or lets it wait.
+    pub(super) fn decide(
+        &mut self,
+        request: Request,
+        place: Option<Place>,
+        now: Timestamp,
+    ) -> Decision {
+        match self.enter(request, place, now) {
+            Ok(grant) => Decision::Go(grant),
+            Err(Some(refused)) => Decision::No(refused),
+            Err(None) => {
+                let (waiter, answer) = oneshot::channel();
+                Decision::Wait(self.wait(request, place, waiter, now), answer)
+            }
+        }
+    }
+
+    /// `Err(None)` if it has to wait.
+    fn enter(
         &mut self,
         request: Request,
         place: Option<Place>,
@@ -145,7 +169,7 @@ impl State {
     }
 
     /// Lets a request wait.
-    pub(super) fn wait(
+    fn wait(
         &mut self,
         request: Request,
         place: Option<Place>,
@@ -296,6 +320,10 @@ impl State {
     }
 
     fn start(&mut self, cost: Cost, now: Timestamp) -> Result<Hold, Wait> {
+        // No permit, gap or backoff is worth waiting for in front of a wall.
+        if let Some(constraint) = self.ledger.wall(cost) {
+            return Err(Denied::Wall { constraint }.into());
+        }
         self.gates(now)?;
         let hold = self.ledger.hold(cost, now).map_err(Wait::from)?;
         self.in_flight += 1;
