@@ -6,6 +6,7 @@
 //! - Fields hold names, numbers and codes; never a key, a prompt or a body.
 
 mod buffer;
+mod line;
 
 use std::io;
 
@@ -15,6 +16,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
 pub use self::buffer::Flush;
+use self::line::Line;
 use crate::config::{Log, LogFormat};
 
 /// Starts logging as configured; what is still buffered is written when [`Flush`] is dropped.
@@ -27,7 +29,7 @@ pub fn start(config: &Log) -> Result<Flush, TryInitError> {
     // The level was parsed when the configuration was read.
     let filter: Targets = config.level.parse().unwrap_or_default();
     let layer = match config.format {
-        LogFormat::Text => fmt::layer().with_writer(writer).with_ansi(false).boxed(),
+        LogFormat::Text => fmt::layer().with_writer(writer).event_format(Line).boxed(),
         LogFormat::Json => fmt::layer().with_writer(writer).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
