@@ -1,3 +1,6 @@
 //! Integration tests.
 
+mod gateway;
+mod layers;
 mod simulator;
+mod support;
