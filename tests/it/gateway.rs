@@ -1,7 +1,13 @@
 //! The gateway from outside, over real loopback connections.
 
+mod admin;
 mod cancel;
+mod identity;
+mod limits;
 mod passing;
 mod paths;
+mod process;
 mod refused;
+mod retries;
+mod slow;
 mod streams;

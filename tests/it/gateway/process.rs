@@ -1,0 +1,376 @@
+//! The program: signals, exit codes and what it prints.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+use tidegate::simulator::{Latency, Options, Simulator};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::support::upstream::{LAST_CHUNK, STREAM_HEAD, Upstream, chunk};
+use crate::support::wire::{Wire, chat};
+use crate::support::{
+    ACCOUNT_KEY, PATIENCE, config_text, eventually, flat, hello, roomy, wait_for, with,
+};
+
+fn tidegate(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(args).env_clear().env("ACCOUNT_KEY", ACCOUNT_KEY);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command that ends by itself.
+fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = tidegate(args).output().expect("it starts");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+fn file(text: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("room");
+    file
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().expect("text")
+}
+
+/// A running program; killed when dropped.
+struct Process {
+    child: Child,
+    api: SocketAddr,
+    admin: SocketAddr,
+    _config: NamedTempFile,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended long ago.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    /// `tidegate serve`, once it says that it is ready.
+    fn serve(upstream: &str, changes: &str) -> Self {
+        let config = file(&config_text(upstream, changes));
+        let mut child = tidegate(&["serve", "--config", path(&config)]).spawn().expect("it starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        let mut addrs = line.split("http://").skip(1).filter_map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')?;
+            rest[..end].parse().ok()
+        });
+        assert!(line.starts_with("tidegate ready: http://127.0.0.1:"), "{line:?}");
+        let api = addrs.next().expect("the API's address");
+        let admin = addrs.last().expect("the admin port's address");
+        Self { child, api, admin, _config: config }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
+    async fn page(&self, path: &str) -> Option<String> {
+        let client = crate::support::client();
+        let response = client.get(format!("http://{}{path}", self.admin)).send().await.ok()?;
+        response.text().await.ok()
+    }
+
+    async fn wait_page(&self, path: &str, part: &str) {
+        let seen = async || self.page(path).await?.contains(part).then_some(());
+        eventually(&format!("{part} in {path}"), seen).await;
+    }
+
+    /// Its exit code and what it wrote to standard error, once it has ended.
+    async fn end(mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is ours") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let mut text = String::new();
+        self.child.stderr.take().expect("it is piped").read_to_string(&mut text).expect("text");
+        (status.code(), text)
+    }
+}
+
+/// Streams without end.
+async fn endless() -> Upstream {
+    Upstream::start(|_, mut socket| async move {
+        socket.write_all(STREAM_HEAD.as_bytes()).await.ok()?;
+        loop {
+            socket.write_all(&chunk("data: {}\n\n")).await.ok()?;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+fn stream() -> Vec<u8> {
+    chat("", with(hello(), "stream", true).to_string())
+}
+
+/// A stream that has begun.
+async fn streaming(api: SocketAddr) -> Wire {
+    let mut wire = Wire::open(api, stream()).await;
+    assert_eq!(wire.head().await.expect("a head").status, 200);
+    assert!(!wire.chunk().await.expect("a piece").is_empty());
+    wire
+}
+
+#[tokio::test]
+async fn a_signal_lets_running_answers_finish_and_refuses_the_rest() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let latency = Latency { tokens_per_second: 20, ..Latency::ZERO };
+        let options = Options { latency, chunk_tokens: 1, ..roomy() };
+        let simulator = Simulator::start(options, crate::support::ANY).await.expect("a free port");
+        let changes = "models.\"*\".max_concurrent = 1";
+        let process = Process::serve(&simulator.base_url(), changes);
+        let mut first = streaming(process.api).await;
+        let mut second = Wire::open(process.api, chat("", hello().to_string())).await;
+        process.wait_page("/metrics", "tidegate_queue_depth 1\n").await;
+        process.signal(signal);
+        let refused = second.answer().await;
+        assert_eq!(refused.status, 503);
+        flat(refused.text(), "draining");
+        assert_eq!(process.page("/readyz").await.as_deref(), Some("draining\n"));
+        assert!(TcpStream::connect(process.api).await.is_err(), "nobody new is let in");
+        let mut text = Vec::new();
+        loop {
+            match first.chunk().await.expect("the stream goes on") {
+                data if data.is_empty() => break,
+                data => text.extend(data),
+            }
+        }
+        assert!(text.ends_with(b"data: [DONE]\n\n"));
+        assert_eq!(process.end().await.0, Some(0));
+        let stats = wait_for(&simulator, |stats| stats.in_flight == 0).await;
+        assert_eq!((stats.started, stats.completed), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_drain_is_bounded_whatever_the_callers_do() {
+    const DRAIN: Duration = Duration::from_millis(300);
+    let whole = chat("", hello().to_string());
+    let half_head = &whole[..30];
+    let half_body = &whole[..whole.len() - 5];
+    for (bytes, code, why) in [
+        (&b""[..], Some(0), "silence"),
+        (half_head, Some(0), "half a head"),
+        (half_body, Some(1), "half a body"),
+        (&stream(), Some(1), "an endless answer"),
+    ] {
+        let upstream = endless().await;
+        let process = Process::serve(&upstream.url(), "server.drain_timeout = \"300ms\"");
+        let mut wire = Wire::open(process.api, bytes).await;
+        process.wait_page("/metrics", "tidegate_connections 1\n").await;
+        if code == Some(1) {
+            process.wait_page("/metrics", "tidegate_requests_in_flight 1\n").await;
+        }
+        let began = Instant::now();
+        process.signal(Signal::TERM);
+        let (exit, text) = process.end().await;
+        let took = began.elapsed();
+        assert_eq!(exit, code, "{why}: {text}");
+        assert!(took < DRAIN + Duration::from_secs(1), "{why}: {took:?}");
+        if code == Some(1) {
+            assert!(took >= DRAIN, "{why}: it had its time, {took:?}");
+            assert!(text.contains("stopped before every answer was finished"), "{why}: {text}");
+        }
+        assert!(!wire.end().await.ends_with(LAST_CHUNK), "{why}: not an end in order");
+    }
+}
+
+#[tokio::test]
+async fn half_a_head_on_a_kept_connection_does_not_hold_the_drain_up_for_ever() {
+    let simulator = Simulator::start(roomy(), crate::support::ANY).await.expect("a free port");
+    let process = Process::serve(&simulator.base_url(), "server.drain_timeout = \"300ms\"");
+    let mut wire = Wire::open(process.api, chat("", hello().to_string())).await;
+    assert_eq!(wire.answer().await.status, 200);
+    wire.send("POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx-half").await;
+    let began = Instant::now();
+    process.signal(Signal::TERM);
+    process.end().await;
+    assert!(began.elapsed() < Duration::from_millis(1_300), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let upstream = endless().await;
+    let process = Process::serve(&upstream.url(), "server.drain_timeout = \"1h\"");
+    let _stream = streaming(process.api).await;
+    process.signal(Signal::TERM);
+    process.wait_page("/readyz", "draining").await;
+    let began = Instant::now();
+    process.signal(Signal::INT);
+    let (exit, text) = process.end().await;
+    assert_eq!(exit, Some(1), "{text}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_all_that_is_wrong() {
+    let bad = file(
+        "[server]\nlisten = \"nowhere\"\nlisten_backlog = 5\n[upstream]\nbase_url = \"ftp://x\"\n\
+         api_key = \"env:NOT_SET\"\n[admission]\nmax_wait = 600\n[models.\"*\"]\n\
+         limits = [ { unit = \"words\", limit = 0, per = \"1m\" } ]\n",
+    );
+    for args in [&["serve", "--config", path(&bad)][..], &["check", path(&bad)]] {
+        let (code, out, error) = run(args);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{args:?}: {error}");
+        for part in [
+            "server.listen (line 2)",
+            "server.listen_backlog (line 3)",
+            "upstream.base_url (line 5)",
+            "upstream.api_key (line 6)",
+            "admission.max_wait (line 8)",
+            "limits[0].unit",
+            "output_reservation.default",
+            " problems",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(!error.contains("limits: is missing"), "they are wrong, not missing: {error}");
+    }
+    let (code, _, error) = run(&["check", "/no/such/file.toml"]);
+    assert_eq!(code, Some(2), "{error}");
+    assert!(error.contains("/no/such/file.toml"), "{error}");
+}
+
+#[test]
+fn check_prints_the_configuration_that_will_be_used_without_its_secrets() {
+    let text = config_text("http://127.0.0.1:9", "upstream.api_key = \"env:ACCOUNT_KEY\"");
+    let (code, out, error) = run(&["check", path(&file(&text))]);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(!out.contains(ACCOUNT_KEY) && out.contains("env:ACCOUNT_KEY"), "{out}");
+    let printed: toml::Table = out.parse().expect("TOML");
+    assert_eq!(printed["admission"]["settle_delay"].as_str(), Some("20ms"), "as given");
+    assert_eq!(printed["server"]["body_timeout"].as_str(), Some("30s"), "by default");
+    let (code, again, _) = run(&["check", path(&file(&out))]);
+    assert_eq!((code, again), (Some(0), out), "it says of itself what it is");
+    assert_eq!(run(&["check"]).0, Some(0), "the built-in one is fine");
+}
+
+#[test]
+fn usage_is_explained() {
+    for (args, code, part) in [
+        (&["--help"][..], 0, "serve"),
+        (&["--version"], 0, env!("CARGO_PKG_VERSION")),
+        (&["serve", "--help"], 0, "--config"),
+        (&[], 2, "Usage"),
+        (&["fly"], 2, "fly"),
+        (&["serve", "--speed", "9"], 2, "--speed"),
+        (&["serve", "--listen", "nowhere"], 2, "listen"),
+        (&["demo", "--time-scale", "0"], 2, "time-scale"),
+        (&["healthcheck", "--timeout", "soon"], 2, "soon"),
+    ] {
+        let (seen, out, error) = run(args);
+        let text = out + &error;
+        assert!(seen == Some(code) && text.contains(part), "{args:?}: {seen:?} {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_tells_ready_from_draining_from_gone() {
+    let upstream = endless().await;
+    let process = Process::serve(&upstream.url(), "server.drain_timeout = \"1h\"");
+    let url = format!("http://{}/readyz", process.admin);
+    let check = async |url: &str| {
+        let url = url.to_owned();
+        tokio::task::spawn_blocking(move || run(&["healthcheck", &url])).await.expect("no panic")
+    };
+    assert_eq!(check(&url).await, (Some(0), "ready\n".to_owned(), String::new()));
+    let _stream = streaming(process.api).await;
+    process.signal(Signal::TERM);
+    process.wait_page("/readyz", "draining").await;
+    let (code, _, error) = check(&url).await;
+    assert!(code == Some(1) && error.contains("draining"), "{code:?} {error}");
+    process.signal(Signal::TERM);
+    process.end().await;
+    let (code, _, error) = check(&url).await;
+    assert!(code == Some(1) && !error.is_empty(), "{code:?} {error}");
+}
+
+#[test]
+fn a_taken_port_is_a_clear_failure() {
+    let taken = std::net::TcpListener::bind(crate::support::ANY).expect("a free port");
+    let addr = taken.local_addr().expect("bound").to_string();
+    let config = file(&config_text("http://127.0.0.1:9", ""));
+    for flag in ["--listen", "--admin"] {
+        let (code, out, error) = run(&["serve", "--config", path(&config), flag, &addr]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "not ready: {error}");
+        assert!(error.contains(&addr) && error.contains("in use"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_logged_on_one_line_without_secrets() {
+    let simulator = Simulator::start(roomy(), crate::support::ANY).await.expect("a free port");
+    let changes =
+        "upstream.api_key = \"env:ACCOUNT_KEY\"\nlog.format = \"json\"\nlog.level = \"trace\"";
+    let process = Process::serve(&simulator.base_url(), changes);
+    let headers = "authorization: Bearer planted-key\r\n";
+    let body = with(hello(), "user", "planted-user").to_string();
+    for (headers, body) in [
+        (headers.to_owned(), body.clone()),
+        (format!("{headers}x-sim-fault: reset\r\n"), body),
+        (headers.to_owned(), "{\"model\": planted-text}".to_owned()),
+    ] {
+        Wire::open(process.api, chat(&headers, body)).await.answer().await;
+    }
+    process.signal(Signal::TERM);
+    let (code, text) = process.end().await;
+    assert_eq!(code, Some(0), "{text}");
+    for planted in ["planted", ACCOUNT_KEY, "one two three"] {
+        assert!(!text.contains(planted), "{planted}: {text}");
+    }
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let requests: Vec<_> = lines.filter(|line| line["target"] == "tidegate::request").collect();
+    assert_eq!(requests.len(), 3, "{text}");
+    let first = &requests[0];
+    for (key, value) in [
+        ("outcome", Value::from("completed")),
+        ("endpoint", "chat".into()),
+        ("model", "m".into()),
+        ("status", 200.into()),
+        ("attempts", 1.into()),
+        ("tokens.prompt", 10.into()),
+        ("tokens.completion", 10.into()),
+    ] {
+        assert_eq!(first[key], value, "{key}: {first:#}");
+    }
+    assert_eq!(requests[2]["outcome"], "invalid");
+}
+
+#[tokio::test]
+async fn the_demo_answers_and_ends_on_ctrl_c() {
+    let args = ["demo", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--time-scale", "20"];
+    let mut child = tidegate(&args).spawn().expect("it starts");
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    let mut text = String::new();
+    while !text.contains("Ctrl-C") {
+        assert!(stdout.read_line(&mut text).expect("text") > 0, "it ended: {text}");
+    }
+    let rest = text.split("base URL   http://").nth(1).expect("it says where it is");
+    let addr = rest.split('/').next().and_then(|it| it.parse().ok()).expect("an address");
+    let answer = Wire::open(addr, chat("", hello().to_string())).await.answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    kill_process(Pid::from_child(&child), Signal::INT).expect("it runs");
+    let code = tokio::task::spawn_blocking(move || child.wait()).await.expect("no panic");
+    assert_eq!(code.expect("it is ours").code(), Some(0));
+}
