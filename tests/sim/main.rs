@@ -1,1 +1,12 @@
-//! Simulations.
+//! Simulations in virtual time: the ledger against models of the upstream written apart from it.
+//!
+//! Everything random follows from one seed (`SIM_SEED`), which every test prints.
+
+mod differential;
+mod law;
+mod oracle;
+mod overload;
+mod run;
+mod seed;
+mod workload;
+mod world;

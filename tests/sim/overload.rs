@@ -1,0 +1,132 @@
+//! The ledger under callers that never stop asking: nothing is rejected, nothing is wasted.
+
+use crate::oracle::{REQUESTS, TOKENS};
+use crate::run::Pair::{BucketOnBucket, FixedOnFixed, SlidingOnFixed, SlidingOnSliding};
+use crate::run::{ALL, Pair, Run, simulate};
+use crate::workload::{MILLI, MINUTE, SECOND, Workload, per};
+
+/// Every pair, at the utilisation that the maths promise.
+fn saturates(workload: &Workload, pairs: &[Pair]) {
+    simulate(workload, pairs).iter().for_each(Run::is_used);
+}
+
+#[test]
+fn steady_overload() {
+    saturates(&Workload::steady(), &ALL);
+}
+
+#[test]
+fn many_small_and_a_few_huge() {
+    let workload = Workload {
+        name: "10 % huge",
+        lasts: 600 * MINUTE - SECOND,
+        used: 500..=6_000,
+        huge: (100, 100_000..=400_000),
+        limits: vec![per(REQUESTS, 1_000, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
+        ..Workload::steady()
+    };
+    saturates(&workload, &ALL);
+}
+
+#[test]
+fn large_reservations_and_small_answers() {
+    let workload = Workload {
+        name: "E >> a",
+        limits: vec![per(REQUESTS, 2_000, MINUTE), per(TOKENS, 750_000, MINUTE)],
+        lasts: 200 * MINUTE - SECOND,
+        used: 1_000..=2_500,
+        reserved: 12_000..=16_000,
+        stream: 0..=1_500 * MILLI,
+        ..Workload::steady()
+    };
+    saturates(&workload, &ALL);
+}
+
+#[test]
+fn requests_bind() {
+    let workload = Workload {
+        name: "requests bind",
+        limits: vec![per(REQUESTS, 120, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
+        lasts: 240 * MINUTE - SECOND,
+        used: 500..=4_000,
+        ..Workload::steady()
+    };
+    for run in simulate(&workload, &ALL) {
+        run.is_used();
+        assert!(run.utilisation() >= 0.94, "{:?}", run.pair);
+    }
+}
+
+#[test]
+fn reservations_a_third_above_use() {
+    let workload = Workload {
+        name: "E = 4/3 a",
+        used: 6_000..=12_000,
+        reserved: 2_000..=4_000,
+        slack: 0..=500,
+        limits: vec![per(REQUESTS, 600, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
+        ..Workload::steady()
+    };
+    for run in simulate(&workload, &ALL) {
+        run.is_used();
+        assert!(run.utilisation() >= 0.94, "{:?}", run.pair);
+    }
+}
+
+#[test]
+fn streams_that_are_cut_and_never_refunded() {
+    // What the ledger holds beyond the reservation of a cut request it never gets back.
+    saturates(&Workload { name: "30 % cut", cut: 300, ..Workload::steady() }, &ALL);
+}
+
+#[test]
+fn refused_and_released_requests_cost_nothing() {
+    let workload =
+        Workload { name: "refused, released", refused: 150, released: 100, ..Workload::steady() };
+    saturates(&workload, &ALL);
+}
+
+#[test]
+fn admissions_and_refunds_that_take_seconds() {
+    let workload = Workload {
+        name: "slow",
+        lasts: 300 * MINUTE - SECOND,
+        network: 0..=3 * SECOND,
+        settle_delay: 8 * SECOND,
+        ..Workload::steady()
+    };
+    saturates(&workload, &ALL);
+}
+
+#[test]
+fn the_six_limits_of_glm_4_7_for_three_hours() {
+    let (hour, day) = (60 * MINUTE, 1_440 * MINUTE);
+    let workload = Workload {
+        name: "six windows",
+        limits: vec![
+            per(REQUESTS, 120, MINUTE),
+            per(REQUESTS, 7_200, hour),
+            per(REQUESTS, 172_800, day),
+            per(TOKENS, 1_500_000, MINUTE),
+            per(TOKENS, 120_000_000, hour),
+            per(TOKENS, 120_000_000, day),
+        ],
+        // Within one day: of two, nobody could use both in three hours.
+        starts: 0..=20 * hour,
+        lasts: 3 * hour,
+        ..Workload::steady()
+    };
+    saturates(&workload, &ALL);
+    let midnight = 23 * hour..=24 * hour;
+    simulate(&Workload { name: "over midnight", starts: midnight, ..workload }, &ALL);
+}
+
+#[test]
+fn a_debt_is_paid_back_to_the_last_token() {
+    let workload = Workload { name: "debt", in_debt: 100, ..Workload::steady() };
+    // A log forgets a debt one window after the charge, a bucket does not: `sliding` is not safe
+    // for an upstream's bucket where requests use more than they hold.
+    let pairs = [BucketOnBucket, FixedOnFixed, SlidingOnSliding, SlidingOnFixed];
+    let runs = simulate(&workload, &pairs);
+    assert!(runs.iter().all(|run| run.utilisation() >= 0.9));
+}

@@ -1,0 +1,139 @@
+//! What callers send, and how long everything takes.
+
+use std::ops::RangeInclusive;
+
+use fastrand::Rng;
+
+use crate::oracle::{Limit, REQUESTS, TOKENS};
+
+pub(crate) const MILLI: u64 = 1_000_000;
+pub(crate) const SECOND: u64 = 1_000 * MILLI;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+
+/// A kind of traffic. Shares are in thousandths of all requests, times in nanoseconds.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    pub(crate) name: &'static str,
+    pub(crate) limits: Vec<Limit>,
+    /// The time of day at which callers begin.
+    pub(crate) starts: RangeInclusive<u64>,
+    /// How long callers keep asking.
+    pub(crate) lasts: u64,
+    /// Tokens that a request really uses.
+    pub(crate) used: RangeInclusive<u64>,
+    /// The share of requests that use more, and how much.
+    pub(crate) huge: (u16, RangeInclusive<u64>),
+    /// Tokens that the upstream reserves beyond those used.
+    pub(crate) reserved: RangeInclusive<u64>,
+    /// Tokens that the ledger holds beyond those that the upstream reserves.
+    pub(crate) slack: RangeInclusive<u64>,
+    /// From sending to the upstream's admission, and back again.
+    pub(crate) network: RangeInclusive<u64>,
+    /// From the admission to the first token.
+    pub(crate) first_token: RangeInclusive<u64>,
+    /// From the first token to the last.
+    pub(crate) stream: RangeInclusive<u64>,
+    /// From an answer's end to its settlement; the upstream's own refund comes within it.
+    pub(crate) settle_delay: u64,
+    pub(crate) cut: u16,
+    pub(crate) refused: u16,
+    pub(crate) released: u16,
+    /// The share of requests that use up to half more than was held.
+    pub(crate) in_debt: u16,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Fate {
+    /// It is answered in full.
+    Answered,
+    /// The caller goes away; the upstream keeps the reservation.
+    Cut {
+        /// Whether the first token has been seen.
+        seen: bool,
+    },
+    /// The upstream refuses it for what it is, and charges nothing.
+    Refused,
+    /// It is given up before it is sent.
+    Released,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job {
+    /// Tokens held by the ledger, reserved by the upstream, and used in the end.
+    pub(crate) hold: u64,
+    pub(crate) reserve: u64,
+    pub(crate) used: u64,
+    pub(crate) fate: Fate,
+    pub(crate) there: u64,
+    pub(crate) back: u64,
+    pub(crate) first_token: u64,
+    pub(crate) stream: u64,
+    /// From the answer's end at the upstream to its refund there.
+    pub(crate) refund: u64,
+}
+
+impl Workload {
+    /// Requests of 5,000 to 30,000 tokens, estimated within a few thousand, at a minute's limits
+    /// under which tokens bind.
+    pub(crate) fn steady() -> Self {
+        Self {
+            name: "steady",
+            limits: vec![per(REQUESTS, 600, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
+            starts: 0..=1_440 * MINUTE,
+            // Just before the sliding window may begin anew: what it lets in then is not in time.
+            lasts: 120 * MINUTE - SECOND,
+            used: 5_000..=30_000,
+            huge: (0, 0..=0),
+            reserved: 0..=4_000,
+            slack: 0..=1_000,
+            network: 5 * MILLI..=150 * MILLI,
+            first_token: 50 * MILLI..=400 * MILLI,
+            stream: 0..=3 * SECOND,
+            settle_delay: 500 * MILLI,
+            cut: 0,
+            refused: 0,
+            released: 0,
+            in_debt: 0,
+        }
+    }
+
+    /// The next request.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Job {
+        let (share, huge) = &self.huge;
+        let used = if drawn(rng, *share) { huge } else { &self.used };
+        let used = rng.u64(used.clone());
+        let reserve = used + rng.u64(self.reserved.clone());
+        let hold = reserve + rng.u64(self.slack.clone());
+        let used = if drawn(rng, self.in_debt) { hold + rng.u64(1..=hold / 2) } else { used };
+        let fate = if drawn(rng, self.cut) {
+            Fate::Cut { seen: rng.bool() }
+        } else if drawn(rng, self.refused) {
+            Fate::Refused
+        } else if drawn(rng, self.released) {
+            Fate::Released
+        } else {
+            Fate::Answered
+        };
+        Job {
+            hold,
+            reserve,
+            used,
+            fate,
+            there: rng.u64(self.network.clone()),
+            back: rng.u64(self.network.clone()),
+            first_token: rng.u64(self.first_token.clone()),
+            stream: rng.u64(self.stream.clone()),
+            refund: rng.u64(0..=self.settle_delay),
+        }
+    }
+}
+
+pub(crate) fn per(unit: usize, limit: u64, window: u64) -> Limit {
+    Limit { unit, limit, window }
+}
+
+fn drawn(rng: &mut Rng, thousandths: u16) -> bool {
+    rng.u16(..1_000) < thousandths
+}
