@@ -43,6 +43,7 @@ enum Event {
 struct Flight {
     job: Job,
     sent_at: u64,
+    arrived_at: u64,
     held: Held,
     entry: Option<Entry>,
     /// What the ledger may give back later, by unit: the `h` of the invariant.
@@ -68,6 +69,8 @@ pub(crate) struct World<'a> {
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     events_made: u64,
     now: u64,
+    /// A somewhat older reading of the clock, for whoever ends a request.
+    late_clock: u64,
     armed: Option<u64>,
     promised: Option<u64>,
     /// The sum of `pending` over all flights.
@@ -107,6 +110,7 @@ impl<'a> World<'a> {
             events: BinaryHeap::new(),
             events_made: 0,
             now: start,
+            late_clock: start,
             armed: None,
             promised: None,
             pending: [0; 2],
@@ -182,7 +186,8 @@ impl<'a> World<'a> {
             self.schedule(self.now + job.there, Event::Arrive(index));
             Held::There(hold.sent())
         };
-        let flight = Flight { job, sent_at: self.now, held, entry: None, pending: [0; 2] };
+        let (sent_at, arrived_at) = (self.now, self.now);
+        let flight = Flight { job, sent_at, arrived_at, held, entry: None, pending: [0; 2] };
         self.flights[index] = Some(flight);
         self.set_pending(index, [1, i128::from(job.hold)]);
     }

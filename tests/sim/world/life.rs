@@ -1,21 +1,30 @@
 //! The life of one request: at the upstream, and seen from the sender.
 
 use tidegate::limit::{Mode, Spent};
+use tidegate::time::Timestamp;
 
 use super::{Event, Flight, Held, World, cost};
 use crate::oracle::{REQUESTS, TOKENS};
-use crate::workload::{Fate, Job};
+use crate::workload::{Fate, Job, MILLI};
+
+/// How old a reading of the clock may be when it is used: others may have used later ones since.
+const CLOCK_LAG: u64 = 5 * MILLI;
 
 impl World<'_> {
     pub(super) fn happen(&mut self, event: Event) {
+        self.late_clock = self.now - self.rng.u64(0..=CLOCK_LAG);
         match event {
             Event::Wake => self.armed = self.armed.filter(|armed| *armed > self.now),
             Event::Arrive(index) => self.arrive(index),
             Event::Head(index) => {
-                let now = self.time();
-                if let Some(Flight { held: Held::There(sent), .. }) = &mut self.flights[index] {
-                    self.ledger.charged(sent, now);
-                }
+                let Some(Flight { held: Held::There(sent), arrived_at, .. }) =
+                    &mut self.flights[index]
+                else {
+                    return;
+                };
+                // Read before the lock was free, but after the upstream's charge.
+                let now = self.late_clock.max(*arrived_at);
+                self.ledger.charged(sent, Timestamp::from_nanos(now));
             }
             Event::Refund(index) => {
                 let Some(flight) = &mut self.flights[index] else { return };
@@ -32,7 +41,10 @@ impl World<'_> {
 
     /// The upstream decides, and the rest of the request's life is known.
     fn arrive(&mut self, index: usize) {
-        let Some(Flight { job, sent_at, .. }) = self.flights[index] else { return };
+        let Some(Flight { job, sent_at, ref mut arrived_at, .. }) = self.flights[index] else {
+            return;
+        };
+        *arrived_at = self.now;
         let head = self.now + job.first_token + job.back;
         let refusal = self.now + job.back;
         if job.fate == Fate::Refused {
@@ -89,7 +101,7 @@ impl World<'_> {
 
     fn end(&mut self, index: usize) {
         self.set_pending(index, [0; 2]);
-        let now = self.time();
+        let now = Timestamp::from_nanos(self.late_clock);
         let Some(flight) = self.flights[index].take() else { return };
         self.free.push(index);
         let job = flight.job;
