@@ -122,9 +122,12 @@ impl Draft {
         let (per_message, per_request) = (prompt.get("per_message"), prompt.get("per_request"));
         let per_part = prompt.get("per_part");
         prompt.finish();
-        let limits = section
-            .list("limits")
-            .map(|nodes| limits(&section.child("limits"), nodes, section.problems()));
+        let limits = section.list("limits").map(|nodes| {
+            if nodes.is_empty() {
+                section.problem("limits", "is empty: without limits there is nothing to keep to");
+            }
+            limits(&section.child("limits"), nodes, section.problems())
+        });
         let draft = Self {
             limits,
             output_default,
@@ -165,11 +168,11 @@ impl Draft {
             let path = format!("{path}.{key}");
             problems.borrow_mut().push(Problem { path, line, message });
         };
-        let limits = self.limits.unwrap_or_default();
-        if limits.is_empty() {
+        if self.limits.is_none() {
             let message = "is missing: without limits there is nothing to keep to";
             report("limits", message.to_owned());
         }
+        let limits = self.limits.unwrap_or_default();
         let Some(output_default) = self.output_default else {
             let message = "is missing: the tokens to reserve when a request names no limit";
             report("output_reservation.default", message.to_owned());

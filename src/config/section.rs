@@ -11,7 +11,8 @@ pub(super) struct Section<'a> {
     path: String,
     line: Option<usize>,
     table: Table,
-    known: Vec<&'static str>,
+    /// The keys asked for, and where they stood.
+    known: Vec<(&'static str, Option<usize>)>,
     problems: &'a RefCell<Vec<Problem>>,
 }
 
@@ -55,7 +56,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, which must be there.
     pub(super) fn require<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
         if !self.table.contains_key(key) {
-            self.known.push(key);
+            self.known.push((key, None));
             self.problem(key, "is missing");
             return None;
         }
@@ -73,8 +74,9 @@ impl<'a> Section<'a> {
 
     /// The raw value of `key`.
     pub(super) fn node(&mut self, key: &'static str) -> Option<Node> {
-        self.known.push(key);
-        self.table.remove(key)
+        let node = self.table.remove(key);
+        self.known.push((key, node.as_ref().and_then(|node| node.line)));
+        node
     }
 
     /// The nodes of the list under `key`; `None` if it is not there.
@@ -97,7 +99,8 @@ impl<'a> Section<'a> {
 
     /// Notes a problem with `key`.
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        self.report(self.child(key), self.line, message.into());
+        let own = self.known.iter().find(|(known, _)| *known == key).and_then(|(_, line)| *line);
+        self.report(self.child(key), own.or(self.line), message.into());
     }
 
     /// The path of `key`.
@@ -110,7 +113,8 @@ impl<'a> Section<'a> {
     /// Reports the keys nobody asked for.
     pub(super) fn finish(self) {
         for (key, node) in &self.table {
-            let message = format!("unknown key; known here: {}", self.known.join(", "));
+            let known: Vec<_> = self.known.iter().map(|(key, _)| *key).collect();
+            let message = format!("unknown key; known here: {}", known.join(", "));
             self.report(self.path_of(key, node), node.line, message);
         }
     }

@@ -86,16 +86,18 @@ impl Ask {
     }
 
     fn wall(&self, pool: &Pool, constraint: usize) -> String {
-        let Estimate { prompt, output } = self.least;
         let Some(quota) = pool.constraint(constraint) else { return String::new() };
+        let limit = quota.limit();
         match quota.unit() {
-            Unit::Requests => format!("no request fits into {quota} ({})", quota.limit()),
+            Unit::Requests => format!("no request fits into {quota} ({limit})"),
             Unit::Tokens => format!(
-                "the request asks for {} tokens (prompt at least {prompt}, output up to {output}), \
-                 but {quota} never allows more than {}: lower max_completion_tokens (name it, if it \
-                 is not named) or n, or shorten the prompt",
-                prompt.saturating_add(output),
-                quota.limit()
+                "the request is estimated at {} tokens (prompt {}, output up to {}), {} at the very \
+                 least, but {quota} never allows more than {limit}: lower max_completion_tokens (name \
+                 it, if it is not named) or n, or shorten the prompt",
+                self.estimate.total(),
+                self.estimate.prompt,
+                self.estimate.output,
+                self.least.total(),
             ),
         }
     }

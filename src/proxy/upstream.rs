@@ -19,6 +19,7 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::Instant;
 
 use self::connect::{Timed, Trace};
 use crate::config;
@@ -29,6 +30,10 @@ type Pooled = Client<Connector, Full<Bytes>>;
 
 /// TCP keep-alive finds peers that vanished without a word.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A peer that had closed a connection before a request came answers it with a reset: within one
+/// round trip, and there is none on earth that takes longer.
+const STALE_WITHIN: Duration = Duration::from_millis(300);
 
 /// The upstream, as the gateway reaches it.
 #[derive(Clone, Debug)]
@@ -149,6 +154,7 @@ impl Upstream {
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = outgoing.headers.clone();
+        let started = Instant::now();
         let client = if fresh { &self.fresh } else { &self.pooled };
         match tokio::time::timeout(self.head_timeout, client.request(request)).await {
             Err(_) => Err(Failure::Timeout),
@@ -164,7 +170,8 @@ impl Upstream {
                 if let Some(connected) = error.connect_info() {
                     connected.get_extras(&mut extensions);
                 }
-                let stale = extensions.get::<Trace>().is_some_and(Trace::is_stale);
+                let at_once = started.elapsed() < STALE_WITHIN;
+                let stale = at_once && extensions.get::<Trace>().is_some_and(Trace::is_stale);
                 Err(if stale {
                     Failure::Stale(error.into())
                 } else {

@@ -23,8 +23,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
             assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
             assert!(kinds.insert(name, kind).is_none(), "twice: {line}");
             assert!(name.starts_with("tidegate_"), "{line}");
-            let total = name.ends_with("_total") || name.ends_with("_info");
-            assert_eq!(total, kind == "counter", "{line}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
         } else if let Some(rest) = line.strip_prefix("# HELP ") {
             assert!(rest.split_once(' ').is_some_and(|(_, help)| help.ends_with('.')), "{line}");
         } else {
