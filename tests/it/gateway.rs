@@ -10,4 +10,5 @@ mod process;
 mod refused;
 mod retries;
 mod slow;
+mod storm;
 mod streams;

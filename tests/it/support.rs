@@ -16,7 +16,7 @@ use tidegate::simulator::quota::{Limit, Name, Unit};
 use tidegate::simulator::{Latency, Options, OutputModel, Reservation, Simulator, Stats};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Long enough for any machine; a test that meets it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,9 +52,9 @@ pub(crate) struct Gateway {
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) stop: CancellationToken,
-    pub(crate) abort: CancellationToken,
     pub(crate) client: Client,
     run: JoinHandle<Ended>,
+    _abort: DropGuard,
 }
 
 /// The text of a configuration: the tests' own, with `changes` (TOML) put over it.
@@ -96,7 +96,7 @@ impl Gateway {
         let api = server.api_addr().expect("bound");
         let admin = server.admin_addr().expect("bound");
         let run = tokio::spawn(server.run(stop.clone(), abort.clone()));
-        Self { api, admin, stop, abort, client: client(), run }
+        Self { api, admin, stop, client: client(), run, _abort: abort.drop_guard() }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -77,6 +77,7 @@ async fn end_to_end_headers_reach_the_upstream_and_those_of_one_hop_do_not() {
     let gateway = Gateway::start(&upstream.url(), "");
     let headers = "User-Agent: OpenAI/Python 2.1\r\nAuthorization: Bearer csk-callers\r\n\
         X-Unknown: one\r\nx-unknown: two\r\nqueue_threshold: 5\r\nx-stainless-retry-count: 0\r\n\
+        X-Utf-8: café\r\n\
         Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
         Cookie: a=b\r\nTraceparent: 00-1-2-03\r\nX-Forwarded-For: 10.0.0.1\r\n\
         Connection: X-Hop, keep-alive\r\nconnection: x-other\r\nX-Hop: 1\r\nX-Other: 2\r\n\
@@ -91,6 +92,7 @@ async fn end_to_end_headers_reach_the_upstream_and_those_of_one_hop_do_not() {
         ("x-unknown", &["one", "two"]),
         ("queue_threshold", &["5"]),
         ("x-stainless-retry-count", &["0"]),
+        ("x-utf-8", &["café"]),
         ("accept", &["text/event-stream"]),
         ("accept-encoding", &["gzip, deflate"]),
         ("cookie", &["a=b"]),
@@ -296,5 +298,16 @@ async fn an_upstream_that_wants_another_protocol_is_a_bad_gateway() {
     assert_eq!(response.status(), 502);
     flat(&response.text().await.expect("a body"), "upstream_protocol");
     assert_eq!(simulator.stats().faulted, 1, "it is not tried again");
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn an_interim_answer_is_not_the_answer() {
+    let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n";
+    let upstream = Upstream::answering([&hints[..], &completion()].concat()).await;
+    let gateway = Gateway::start(&upstream.url(), "");
+    let answer = Wire::open(gateway.api, chat("", hello().to_string())).await.answer().await;
+    assert_eq!((answer.status, answer.text()), (200, COMPLETION));
+    assert_eq!(gateway.spent().await, (1, 7));
     gateway.close().await;
 }

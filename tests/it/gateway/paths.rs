@@ -234,3 +234,17 @@ async fn a_body_is_asked_for_when_it_is_wanted() {
     assert!(upstream.last_of(1).all("expect").is_empty());
     gateway.close().await;
 }
+
+#[tokio::test]
+async fn requests_sent_ahead_are_answered_in_their_order() {
+    let (simulator, gateway) = pair(roomy(), "").await;
+    let slow = chat("x-sim-fault: slow-head:60\r\n", hello().to_string());
+    let bad = chat("", "{}");
+    let get = request("GET /v1/tcp_warming", "", "");
+    let mut wire = Wire::open(gateway.api, [slow, bad, get].concat()).await;
+    for status in [200, 400, 200] {
+        assert_eq!(wire.answer().await.status, status);
+    }
+    assert_eq!(simulator.stats().completed, 1);
+    gateway.close().await;
+}

@@ -207,7 +207,7 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
     let mut wire = Wire::open(gateway.api, bytes).await;
     refused(&wire.answer().await, 408, "request_timeout", "slow");
     let took = began.elapsed();
-    assert!((80..2_000).contains(&took.as_millis()), "{took:?}");
+    assert!((80..5_000).contains(&took.as_millis()), "{took:?}");
     assert!(wire.end().await.is_empty(), "the rest of the body would be read as a request");
     nothing_came_of_it(&gateway, &upstream, "slow").await;
     gateway.close().await;
@@ -216,7 +216,7 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
 #[tokio::test]
 async fn a_body_that_comes_slowly_but_steadily_is_read() {
     let upstream = Upstream::answering(completion()).await;
-    let gateway = Gateway::start(&upstream.url(), "server.body_timeout = \"300ms\"");
+    let gateway = Gateway::start(&upstream.url(), "server.body_timeout = \"400ms\"");
     let bytes = request("POST /v1/chat/completions", JSON, hello().to_string());
     let (most, last) = bytes.split_at(bytes.len() - 8);
     let mut wire = Wire::open(gateway.api, most).await;

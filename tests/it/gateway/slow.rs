@@ -10,13 +10,13 @@ use crate::support::upstream::{STREAM_HEAD, Upstream, chunk, completion};
 use crate::support::wire::{Wire, chat, request};
 use crate::support::{Gateway, eventually, hello, with};
 
-const SHORT: &str = "server.header_timeout = \"150ms\"";
+const SHORT: &str = "server.header_timeout = \"400ms\"";
 
 /// Waits for the gateway to close a connection, and checks that it did neither early nor late.
 async fn closes(mut wire: Wire, began: Instant, what: &str) -> Vec<u8> {
     let rest = wire.end().await;
     let took = began.elapsed();
-    assert!((140..2_000).contains(&took.as_millis()), "{what}: {took:?}");
+    assert!((390..5_000).contains(&took.as_millis()), "{what}: {took:?}");
     rest
 }
 
@@ -51,7 +51,7 @@ async fn a_head_that_trickles_in_is_cut_at_its_time() {
     let mut wire = Wire::open(gateway.api, "GET /v1/models HTTP/1.1\r\nhost: g\r\nx: ").await;
     // A byte every 20 ms would keep a timeout between bytes content for ever.
     while wire.socket.write_all(b"x").await.is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(2), "it is still open");
+        assert!(began.elapsed() < Duration::from_secs(5), "it is still open");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(upstream.seen().is_empty());
@@ -64,9 +64,9 @@ async fn a_kept_connection_may_idle_and_is_closed_in_the_end() {
     let gateway = Gateway::start(&upstream.url(), SHORT);
     let mut wire = Wire::connect(gateway.api).await;
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(80)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         wire.send(chat("", hello().to_string())).await;
-        assert_eq!(wire.answer().await.status, 200, "240 ms in all, 80 at a time");
+        assert_eq!(wire.answer().await.status, 200, "600 ms in all, 200 at a time");
     }
     assert!(closes(wire, Instant::now(), "idle").await.is_empty());
     gateway.close().await;
@@ -75,7 +75,7 @@ async fn a_kept_connection_may_idle_and_is_closed_in_the_end() {
 #[tokio::test]
 async fn a_request_under_way_is_not_held_to_the_time_for_heads() {
     let upstream = Upstream::start(|_, mut socket| async move {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
         socket.write_all(&completion()).await.ok().map(|()| socket)
     })
     .await;
@@ -144,7 +144,7 @@ async fn a_slow_reader_that_goes_on_reading_is_left_alone() {
         socket.write_all(b"0\r\n\r\n").await.ok().map(|()| socket)
     })
     .await;
-    let changes = "server.write_timeout = \"300ms\"\nupstream.idle_timeout = \"300ms\"";
+    let changes = "server.write_timeout = \"500ms\"\nupstream.idle_timeout = \"500ms\"";
     let gateway = Gateway::start(&upstream.url(), changes);
     let mut wire =
         Wire::open(gateway.api, chat("", with(hello(), "stream", true).to_string())).await;
@@ -163,7 +163,7 @@ async fn a_slow_reader_that_goes_on_reading_is_left_alone() {
         }
     }
     assert_eq!(read, PIECES * (2 << 20));
-    assert!(began.elapsed() > Duration::from_millis(600), "twice as long as either limit");
+    assert!(began.elapsed() > Duration::from_millis(600), "longer than either limit");
     let open = async || (gateway.outcome("completed").await > 0.5).then_some(());
     eventually("it completes", open).await;
     gateway.close().await;

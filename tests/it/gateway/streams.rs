@@ -156,7 +156,7 @@ async fn a_stream_settles_with_the_usage_it_told_wherever_that_stood() {
 
 #[tokio::test]
 async fn a_refund_counts_only_after_the_settle_delay() {
-    let (_simulator, gateway) = pair(roomy(), "admission.settle_delay = \"400ms\"").await;
+    let (_simulator, gateway) = pair(roomy(), "admission.settle_delay = \"800ms\"").await;
     let response = send(gateway.chat(&hello())).await;
     let held = number(&response, "x-tidegate-estimated-tokens");
     response.bytes().await.expect("whole");
