@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::time::Instant;
@@ -167,4 +170,40 @@ async fn a_slow_reader_that_goes_on_reading_is_left_alone() {
     let open = async || (gateway.outcome("completed").await > 0.5).then_some(());
     eventually("it completes", open).await;
     gateway.close().await;
+}
+
+#[tokio::test]
+async fn a_caller_over_http_2_that_takes_nothing_is_cut_too() {
+    let upstream = Upstream::start(|number, mut socket| async move {
+        if number > 0 {
+            return socket.write_all(&completion()).await.ok().map(|()| socket);
+        }
+        socket.write_all(STREAM_HEAD.as_bytes()).await.ok()?;
+        let piece = chunk(vec![b':'; 64 << 10]);
+        loop {
+            socket.write_all(&piece).await.ok()?;
+        }
+    })
+    .await;
+    let changes = "server.write_timeout = \"200ms\"\nmodels.\"*\".max_concurrent = 1";
+    let gateway = Gateway::start(&upstream.url(), changes);
+    let socket = tokio::net::TcpStream::connect(gateway.api).await.expect("it listens");
+    // The connection is read all the time, pings are answered; only the stream's window stays shut.
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1_024)
+        .handshake(TokioIo::new(socket))
+        .await
+        .expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post(gateway.url("/v1/chat/completions"))
+        .body(Full::new(Bytes::from(with(hello(), "stream", true).to_string())))
+        .expect("a request");
+    let stuck = sender.send_request(request).await.expect("a head");
+    assert_eq!(stuck.status(), 200);
+    let mut next = Wire::open(gateway.api, chat("", hello().to_string())).await;
+    assert_eq!(next.answer().await.status, 200, "it gets the permit of the one that is stuck");
+    assert!((gateway.outcome("client_gone").await - 1.0).abs() < 0.1);
+    drop((stuck, next, sender));
+    gateway.close().await;
+    connection.abort();
 }
