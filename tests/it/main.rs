@@ -2,5 +2,6 @@
 
 mod gateway;
 mod layers;
+mod overload;
 mod simulator;
 mod support;

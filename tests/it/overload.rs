@@ -1,0 +1,260 @@
+//! The whole gateway under four clients that never stop asking, over real sockets, in front of the
+//! simulated upstream at the published limits: ten minutes of its time in twenty seconds.
+//!
+//! Nothing may be rejected upstream, hardly anything of the quota may be left unused, and nobody may
+//! starve. What is used is counted by the simulator: used and reserved tokens (or admitted requests,
+//! whichever is the larger share) of the most that its limits could have let in from the first
+//! request to the end of the load, the full quota at the beginning included.
+
+mod client;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tidegate::config::{Config, Overrides};
+use tidegate::server::{Ended, Server};
+use tidegate::simulator::quota::Semantics;
+use tidegate::simulator::{Latency, Options, OutputModel, Report, Reservation, Simulator};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::client::{Client, Tally};
+
+/// A simulated minute in real milliseconds, and how much faster than the clock that is.
+const MINUTE_MS: u64 = 2_000;
+const SCALE: f64 = 30.0;
+/// Simulated minutes of load.
+const MINUTES: u64 = 10;
+const CLIENTS: usize = 4;
+/// Requests that each client keeps open: together more than a minute lets in at once, so that
+/// always somebody waits.
+const OPEN_EACH: usize = 50;
+/// For what is not load: finishing the open requests and stopping. A test that meets it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the clients ask for.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    name: &'static str,
+    /// Tokens of a prompt, and of the answer at least and at most.
+    prompt: usize,
+    output: (u64, u64),
+    /// What a request names as the most.
+    max_output: u64,
+}
+
+/// 120 requests a minute would take more than the 1.5 million tokens there are.
+const TOKENS_BIND: Traffic =
+    Traffic { name: "tokens bind", prompt: 16_000, output: (1_000, 3_000), max_output: 3_000 };
+
+/// The other way round.
+const REQUESTS_BIND: Traffic =
+    Traffic { name: "requests bind", prompt: 200, output: (50, 400), max_output: 600 };
+
+/// What is asserted, and what it comes to.
+#[derive(Debug)]
+struct Outcome {
+    report: Report,
+    /// By client.
+    tallies: Vec<Tally>,
+    /// Longest that a request of this traffic can have waited if all before it went at the limits'
+    /// rate.
+    longest_wait: Duration,
+}
+
+async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome {
+    let seed = std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
+    let options = Options {
+        semantics,
+        time_scale: SCALE,
+        seed,
+        reservation: Reservation { cap: None, ..Reservation::default() },
+        output: OutputModel::Uniform(traffic.output.0, traffic.output.1),
+        // The upper end of what was measured, so that the first burst is soon over.
+        latency: Latency { tokens_per_second: 3_000, ..Latency::default() },
+        chunk_tokens: 500,
+        // 5 ms of real time: well within the gateway's settle delay.
+        refund_delay: Duration::from_millis(150),
+        ..Options::default()
+    };
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let upstream = Simulator::start(options, any).await.expect("a free port");
+    let server = Server::bind(Arc::new(config(mode, &upstream.base_url()))).expect("free ports");
+    let address = server.api_addr().expect("an address");
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    let gateway = tokio::spawn(server.run(stop.clone(), abort));
+
+    let done = CancellationToken::new();
+    let mut clients = JoinSet::new();
+    for index in 0..CLIENTS {
+        let client = Client::new(address, &key(index), seed ^ index as u64);
+        clients.spawn(client.load(index, OPEN_EACH, traffic, done.clone()));
+    }
+    let started = timeout(PATIENCE, upstream.wait_for(|stats| stats.started > 0)).await;
+    started.expect("a first request");
+    // The load itself; to shortly before the end of a window, so that none counts that had no time.
+    let window_ns = MINUTE_MS * 1_000_000;
+    let whole = MINUTES * window_ns;
+    let lasts = match semantics {
+        Semantics::TokenBucket => whole,
+        Semantics::SlidingLog => whole - window_ns / 20,
+        Semantics::FixedWindow { .. } => {
+            let end = (upstream.now_ns() + whole).next_multiple_of(window_ns) - window_ns / 20;
+            end - upstream.now_ns()
+        }
+    };
+    sleep(Duration::from_nanos(lasts)).await;
+    let report = upstream.report(Some("upstream-key"), "any").expect("a pool that was used");
+
+    done.cancel();
+    let mut tallies = vec![Tally::default(); CLIENTS];
+    let finished = timeout(PATIENCE, async {
+        while let Some(client) = clients.join_next().await {
+            let (index, tally) = client.expect("a client");
+            tallies[index] = tally;
+        }
+    });
+    finished.await.expect("every open request to be answered");
+    stop.cancel();
+    let ended = timeout(PATIENCE, gateway).await.expect("an end").expect("no panic");
+    assert_eq!(ended, Ended::Drained);
+    let stats = upstream.stats();
+    upstream.shutdown().await;
+
+    let outcome = Outcome { longest_wait: longest_wait(&report), report, tallies };
+    outcome.print(mode, traffic, seed);
+    assert_eq!(stats.rejected, 0, "upstream rejections after the load, too: {stats:?}");
+    outcome
+}
+
+/// The published limits as the simulator has them, under one key with four callers.
+fn config(mode: &str, upstream: &str) -> Config {
+    let (skew, mut keys) = (if mode == "fixed" { r#", skew = "5ms""# } else { "" }, String::new());
+    for index in 0..CLIENTS {
+        let hash = Sha256::digest(key(index)).iter().fold(String::new(), |mut hex, byte| {
+            write!(hex, "{byte:02x}").expect("a string takes it");
+            hex
+        });
+        writeln!(keys, "[[keys]]\nname = \"client-{index}\"\nhash = \"sha256:{hash}\"")
+            .expect("a string takes it");
+    }
+    let mut limits = String::new();
+    for (unit, limit, minutes, name) in [
+        ("requests", 120, 1, "minute"),
+        ("requests", 7_200, 60, "hour"),
+        ("requests", 172_800, 1_440, "day"),
+        ("tokens", 1_500_000, 1, "minute"),
+        ("tokens", 120_000_000, 60, "hour"),
+        ("tokens", 120_000_000, 1_440, "day"),
+    ] {
+        let per = minutes * MINUTE_MS;
+        writeln!(
+            limits,
+            r#"  {{ unit = "{unit}", limit = {limit}, per = "{per}ms", name = "{name}", mode = "{mode}"{skew} }},"#
+        )
+        .expect("a string takes it");
+    }
+    // The settle delay leaves 35 ms after the simulator's refund for a machine that is busy; that
+    // is a second of simulated time. A token of the prompts takes three bytes.
+    let text = format!(
+        r#"
+        [server]
+        listen = "127.0.0.1:0"
+        admin = "127.0.0.1:0"
+        [upstream]
+        base_url = "{upstream}"
+        api_key = "env:KEY"
+        [admission]
+        settle_delay = "40ms"
+        [log]
+        level = "error"
+        requests = false
+        {keys}
+        [models."*"]
+        output_reservation = {{ default = 16_384 }}
+        prompt_estimate = {{ bytes_per_token = 2.7 }}
+        limits = [
+        {limits}]
+        "#
+    );
+    let environment = [("KEY".to_owned(), "upstream-key".to_owned())];
+    Config::parse(&text, environment, &Overrides::default()).expect("a valid configuration")
+}
+
+fn key(client: usize) -> String {
+    format!("client-key-{client}")
+}
+
+/// All open requests, one after the other, at the rate at which this run let them in; and a window,
+/// because that much comes at once where windows do not refill continuously.
+fn longest_wait(report: &Report) -> Duration {
+    let lasted = Duration::from_nanos(report.now_ns - report.first_ns);
+    let open = u32::try_from(CLIENTS * OPEN_EACH).expect("a few hundred");
+    let admitted = u32::try_from(report.counters.admitted).expect("a few thousand");
+    lasted * open / admitted + Duration::from_millis(MINUTE_MS)
+}
+
+impl Outcome {
+    #[expect(clippy::print_stdout, reason = "the figures and the seed are half of the test")]
+    fn print(&self, mode: &str, traffic: Traffic, seed: u64) {
+        let Report { counters, possible_requests, possible_tokens, .. } = &self.report;
+        println!(
+            "{mode}, {}: SIM_SEED={seed}, {:.3} % of the quota: {} of {possible_requests:?} requests, \
+             {} used and {} reserved of {possible_tokens:?} tokens; {} rejected",
+            traffic.name,
+            100.0 * self.report.utilisation(),
+            counters.admitted,
+            counters.tokens_used,
+            counters.tokens_held,
+            counters.rejected,
+        );
+        println!("    longest wait allowed {:?}; clients: {:?}", self.longest_wait, self.tallies);
+    }
+
+    /// Nothing rejected upstream, `least` of the quota used, and everybody had a fair share.
+    fn check(&self, least: f64) {
+        let counters = self.report.counters;
+        assert_eq!(counters.rejected, 0, "rejected upstream: {:?}", self.report.levels);
+        let used = self.report.utilisation();
+        assert!(used >= least, "{used:.5} of the quota used, {least} expected");
+        let answered: u64 = self.tallies.iter().map(|tally| tally.answered).sum();
+        let quarter = answered as f64 / CLIENTS as f64;
+        for (client, tally) in self.tallies.iter().enumerate() {
+            assert_eq!(tally.failed, None, "client {client}");
+            let share = tally.answered as f64 / quarter;
+            assert!((0.8..=1.2).contains(&share), "client {client} got {share:.2} quarters");
+            let longest = tally.longest;
+            assert!(longest <= self.longest_wait, "client {client} waited {longest:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_bucket_is_used_up_without_a_rejection() {
+    overload("bucket", Semantics::TokenBucket, TOKENS_BIND).await.check(0.99);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_bucket_of_requests_is_used_up_without_a_rejection() {
+    overload("bucket", Semantics::TokenBucket, REQUESTS_BIND).await.check(0.99);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixed_windows_are_used_up_without_a_rejection() {
+    let semantics = Semantics::FixedWindow { phase_ns: 0 };
+    overload("fixed", semantics, TOKENS_BIND).await.check(0.94);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sliding_windows_are_used_up_without_a_rejection() {
+    overload("sliding", Semantics::SlidingLog, TOKENS_BIND).await.check(0.94);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sliding_windows_of_requests_are_used_up_without_a_rejection() {
+    overload("sliding", Semantics::SlidingLog, REQUESTS_BIND).await.check(0.94);
+}
