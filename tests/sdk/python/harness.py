@@ -84,6 +84,7 @@ class Process:
         return line
 
     def log(self) -> str:
+        """What it has written to standard error so far."""
         return self.log_path.read_text(errors="replace")
 
     def stop(self) -> int:
@@ -112,11 +113,11 @@ class Gateway:
 
     def __init__(self, directory: Path, upstream: str, config: dict, env: dict[str, str]):
         config = {
+            **config,
             "server": {"listen": "127.0.0.1:0", "admin": "127.0.0.1:0", **config.get("server", {})},
             "upstream": {"base_url": upstream, **config.get("upstream", {})},
             # The most talkative setting that anybody would run it with.
             "log": {"level": "debug", **config.get("log", {})},
-            **{key: value for key, value in config.items() if key not in ("server", "upstream", "log")},
         }
         path = directory / "tidegate.toml"
         path.write_text(toml(config))
@@ -167,7 +168,8 @@ class Stack:
         env: dict[str, str] | None = None,
     ):
         # What the test says replaces the default: a flag given twice would be an error.
-        paced = {flag.partition("=")[0]: flag for flag in (f"--reserve={reserve}", *AT_ONCE, *simulate)}
+        flags = (f"--reserve={reserve}", *AT_ONCE, *simulate)
+        paced = {flag.partition("=")[0]: flag for flag in flags}
         limiting = [limit.flag() for limit in limits]
         args = ["simulate", "--listen=127.0.0.1:0", *paced.values(), *limiting]
         self.simulator = Process(directory, "simulator", args, {})

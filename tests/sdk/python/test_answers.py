@@ -28,12 +28,14 @@ REQUESTS = {
     "plain": {},
     "limited": {"max_completion_tokens": 10},
     "limited, old name": {"max_tokens": 10},
-    "as much as the model can": {"max_completion_tokens": -1, "temperature": 0, "seed": 0, "top_p": 1},
+    "as much as the model can": {"max_completion_tokens": -1, "temperature": 0, "seed": 0},
     "three choices": {"n": 3, "max_completion_tokens": 25},
     "tools": {"tools": TOOLS, "tool_choice": "auto", "parallel_tool_calls": False},
-    "parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}]},
-    "not ASCII": {"messages": [{"role": "user", "content": f"{PROMPT} Ebbe 🌊 und Flut, 潮汐"}]},
-    "vendor fields": {"extra_body": {"clear_thinking": True, "min_tokens": 3}, "service_tier": "flex"},
+    "parts": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": PROMPT}]}],
+    },
+    "not ASCII": {"messages": [{"role": "user", "content": f"{PROMPT} Ebbe 🌊, 潮汐"}]},
+    "vendor fields": {"extra_body": {"clear_thinking": True}, "service_tier": "flex"},
     "cached": {"extra_headers": {"x-sim-cached-tokens": "5"}},
 }
 

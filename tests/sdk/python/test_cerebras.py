@@ -14,7 +14,7 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
 REQUESTS = {
     "plain": {},
     "limited": {"max_completion_tokens": 10},
-    "as much as the model can": {"max_completion_tokens": -1, "temperature": 0, "seed": 0, "top_p": 1},
+    "as much as the model can": {"max_completion_tokens": -1, "temperature": 0, "seed": 0},
     "two choices": {"n": 2},
     "a service tier": {"service_tier": "flex", "extra_headers": {"queue_threshold": "100"}},
 }

@@ -51,7 +51,7 @@ def test_promtool_accepts_the_metrics_after_traffic_of_every_kind(start):
             for fault in FAULTS:
                 for stream in (False, True):
                     seen(lambda: list(client.chat.completions.create(
-                        model=f'{MODEL} "quoted"\n\\{fault}', messages=MESSAGES, stream=stream,
+                        model=f'{MODEL} "quoted" \\{fault}', messages=MESSAGES, stream=stream,
                         max_tokens=10, extra_headers={"x-sim-fault": fault},
                     )))  # fmt: skip
                     sent += 1
@@ -91,8 +91,8 @@ def test_promtool_accepts_the_metrics_after_traffic_of_every_kind(start):
     assert PLANTED not in text and "quoted" not in text, "no key and no model as sent"
     assert own.gateway.metric("tidegate_requests_total") == sent, "each counted once"
     for outcome in (
-        "completed", "upstream_error", "stream_error", "upstream_cut", "upstream_unavailable",
-        "client_gone", "invalid", "above_limit", "local",
+        "completed", "upstream_error", "upstream_cut", "upstream_unavailable", "client_gone",
+        "invalid", "above_limit", "local",
     ):  # fmt: skip
         assert own.gateway.metric("tidegate_requests_total", outcome=outcome) > 0, outcome
     for kind in ("request_quota", "token_quota", "queue"):
@@ -100,6 +100,22 @@ def test_promtool_accepts_the_metrics_after_traffic_of_every_kind(start):
     for reason in ("quota", "overload", "server_error", "broken"):
         assert own.gateway.metric("tidegate_retries_total", reason=reason) > 0, reason
     assert promtool("check", "metrics", text=text) == ""
+
+
+def test_a_stream_that_ends_in_an_error_is_counted_as_such(start):
+    """SDKs raise at the error and hang up, before the end of the body: it is the upstream's error
+    all the same."""
+    own = start()
+    with openai.OpenAI(base_url=f"{own.via}/v1", api_key=KEY, max_retries=0) as client:
+        for _ in range(4):
+            told = seen(lambda: list(client.chat.completions.create(
+                model=MODEL, messages=MESSAGES, stream=True,
+                extra_headers={"x-sim-fault": "error-event:1"},
+            )))  # fmt: skip
+            assert told["class"] == "APIError"
+    total = lambda: own.gateway.metric("tidegate_requests_total") == 4
+    wait_until(total, "all four have ended")
+    assert own.gateway.metric("tidegate_requests_total", outcome="stream_error") == 4
 
 
 def test_the_metrics_say_what_format_they_are_in(stack):
