@@ -1,0 +1,29 @@
+.PHONY: run test install check bench clean
+
+# The gateway in front of a simulated upstream: nothing to configure.
+run:
+	cargo run --release --locked -- demo
+
+# Every test; the last line says how many passed and failed.
+test: install
+	@tests/run
+
+# What the tests need beside Rust, Python and Node.
+install:
+	@tests/sdk/install
+
+check: .tools/bin/cargo-deny
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items
+	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked check bans licenses sources
+
+.tools/bin/cargo-deny:
+	command -v cargo-deny || cargo install --locked --root .tools cargo-deny@0.20.2
+
+bench:
+	cargo bench --locked --bench '*'
+
+clean:
+	cargo clean
+	rm -rf .venv .tools tests/sdk/node/node_modules
