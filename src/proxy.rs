@@ -9,6 +9,7 @@ mod error;
 mod forward;
 mod headers;
 mod peek;
+mod pump;
 mod read;
 mod record;
 mod routes;
@@ -18,7 +19,6 @@ mod verdict;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::Request;
 use http::uri::PathAndQuery;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
@@ -58,11 +59,12 @@ pub struct Gateway {
     upstream: Upstream,
     bodies: Budget,
     retry_budget: TpsBudget,
-    draining: AtomicBool,
+    draining: CancellationToken,
+    tasks: TaskTracker,
 }
 
 impl Gateway {
-    /// A gateway as configured; pools run their timers on `tasks`.
+    /// A gateway as configured; what runs beside requests runs on `tasks`.
     ///
     /// # Errors
     ///
@@ -82,14 +84,15 @@ impl Gateway {
         let percent = config.retry.budget_percent as f32 / 100.0;
         Ok(Self {
             access,
-            pools: Pools::new(most, epoch, tasks),
+            pools: Pools::new(most, epoch, tasks.clone()),
+            tasks,
             upstream: Upstream::new(&config.upstream)?,
             bodies: Budget::new(
                 config.admission.max_queued_bytes.get(),
                 metrics.body_bytes.clone(),
             ),
             retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
             config,
             metrics,
         })
@@ -112,13 +115,13 @@ impl Gateway {
 
     /// Admits nobody any more: who waits and whoever comes is refused.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.draining.cancel();
         self.pools.close();
     }
 
     /// Whether [`Self::drain`] was called.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.draining.is_cancelled()
     }
 
     fn identify(&self, headers: &http::HeaderMap) -> Result<Caller, ProxyError> {
@@ -172,8 +175,9 @@ async fn metered(
         facts.estimated = ask.estimate.total();
     });
     // Waits for its turn, is sent, and comes back with a body that settles when it ends.
+    let multiplexed = head.version == http::Version::HTTP_2;
     let outgoing = gateway.outgoing(head, path, body);
-    let forward = Forward { gateway: &gateway, record: &record, ask: &ask, outgoing };
+    let forward = Forward { gateway: &gateway, record: &record, ask: &ask, outgoing, multiplexed };
     let mut response = match forward.run().await {
         Ok(response) => response,
         Err(error) => error.into_response(),

@@ -129,8 +129,10 @@ impl Server {
 async fn finish(connections: &TaskTracker, abort: &CancellationToken, limit: Duration) -> Ended {
     connections.close();
     let ended = tokio::select! {
-        () = connections.wait() => Ended::Drained,
+        // In this order: connections that were cut have ended as well.
+        biased;
         () = abort.cancelled() => Ended::Aborted,
+        () = connections.wait() => Ended::Drained,
         () = tokio::time::sleep(limit) => Ended::Aborted,
     };
     abort.cancel();

@@ -42,6 +42,9 @@ pub(super) enum Broken {
     /// Nothing came for too long.
     #[error("the upstream stopped sending")]
     Idle,
+    /// The caller took nothing for too long.
+    #[error("the caller stopped taking")]
+    NotTaken,
 }
 
 impl Passed {
@@ -192,6 +195,8 @@ impl Body for Metered {
         match &frame {
             None => this.end(None),
             Some(Err(Broken::Cut(_))) => this.end(Some(Outcome::UpstreamCut)),
+            // Not of this body: it is found out where the body is taken from.
+            Some(Err(Broken::NotTaken)) => this.end(Some(Outcome::ClientGone)),
             Some(Err(Broken::Idle)) => this.end(Some(Outcome::UpstreamTimeout)),
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

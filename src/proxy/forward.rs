@@ -25,6 +25,7 @@ use crate::proxy::body::{Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers;
 use crate::proxy::peek::peek;
+use crate::proxy::pump::pump;
 use crate::proxy::record::Record;
 use crate::proxy::upstream::{Failure, Outgoing};
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
@@ -35,6 +36,8 @@ pub(super) struct Forward<'a> {
     pub(super) record: &'a Arc<Record>,
     pub(super) ask: &'a Ask,
     pub(super) outgoing: Outgoing,
+    /// Whether the caller shares its connection with others.
+    pub(super) multiplexed: bool,
 }
 
 /// An attempt that gave no answer to hand over. It still holds its admission: what becomes of that
@@ -105,7 +108,11 @@ impl Forward<'_> {
             _ => {
                 let place = admitted.place();
                 give_back(admitted, charged);
-                tokio::time::sleep(delay).await;
+                tokio::select! {
+                    () = tokio::time::sleep(delay) => {}
+                    // Nobody is admitted any more: there is nothing to wait for.
+                    () = self.gateway.draining.cancelled() => {}
+                }
                 pool.readmit(request, place).await
             }
         }
@@ -183,7 +190,13 @@ impl Forward<'_> {
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(self.record);
             let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
-            return Ok(Response::from_parts(head, Body::new(body)));
+            let body = if self.multiplexed {
+                let limit = self.gateway.config.server.write_timeout;
+                Body::new(pump(body, limit, &self.gateway.tasks))
+            } else {
+                Body::new(body)
+            };
+            return Ok(Response::from_parts(head, body));
         }
         let body = Passed::new(body, self.gateway.config.upstream.idle_timeout);
         let (seen, body) = if needs_body(head.status) {
