@@ -1,7 +1,7 @@
 //! The configuration: valid by construction, or every problem at once.
 //!
-//! A file, the environment and the command line become one tree of values ([`source`]); reading it
-//! ([`read`]) yields a [`Config`] whose fields need no further check, or the list of all problems,
+//! A file, the environment and the command line become one tree of values (`source`); reading it
+//! (`read`) yields a [`Config`] whose fields need no further check, or the list of all problems,
 //! each with its path and line. After that only the typed form travels.
 //!
 //! # Invariants

@@ -1,6 +1,6 @@
 //! The way of a request through the gateway.
 //!
-//! [`app`] is the stack, outermost first; [`metered`] is what happens inside it to a request that
+//! [`app`] is the stack, outermost first; `metered` is what happens inside it to a request that
 //! costs quota, in the order in which it happens.
 
 mod admit;

@@ -18,6 +18,7 @@ use tracing_subscriber::{Layer, fmt};
 pub use self::buffer::Flush;
 use self::line::Line;
 use crate::config::{Log, LogFormat};
+use crate::time::Epoch;
 
 /// Starts logging as configured; what is still buffered is written when [`Flush`] is dropped.
 ///
@@ -29,7 +30,9 @@ pub fn start(config: &Log) -> Result<Flush, TryInitError> {
     // The level was parsed when the configuration was read.
     let filter: Targets = config.level.parse().unwrap_or_default();
     let layer = match config.format {
-        LogFormat::Text => fmt::layer().with_writer(writer).event_format(Line).boxed(),
+        LogFormat::Text => {
+            fmt::layer().with_writer(writer).event_format(Line(Epoch::start())).boxed()
+        }
         LogFormat::Json => fmt::layer().with_writer(writer).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;

@@ -42,6 +42,45 @@ impl Timestamp {
     }
 }
 
+impl Timestamp {
+    /// The instant as text, in UTC and to the microsecond: `2026-02-05T12:00:00.000000Z`.
+    pub fn rfc3339(self) -> [u8; 27] {
+        let (seconds, micros) = (self.0 / 1_000_000_000, self.0 % 1_000_000_000 / 1_000);
+        let (year, month, day) = civil(seconds / 86_400);
+        let second = seconds % 86_400;
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        for (place, width, number) in [
+            (0, 4, year),
+            (5, 2, month),
+            (8, 2, day),
+            (11, 2, second / 3_600),
+            (14, 2, second / 60 % 60),
+            (17, 2, second % 60),
+            (20, 6, micros),
+        ] {
+            let mut number = number;
+            for digit in text[place..place + width].iter_mut().rev() {
+                *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
+                number /= 10;
+            }
+        }
+        text
+    }
+}
+
+/// Year, month and day of the day so many days after 1970-01-01, in the Gregorian calendar. Counted
+/// in eras of 400 years that begin on a first of March, so that the leap day comes last.
+const fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (400 * era + year + if month <= 2 { 1 } else { 0 }, month, day)
+}
+
 /// The whole nanoseconds of `span`, at most `u64::MAX` (584 years).
 pub fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
@@ -83,6 +122,24 @@ impl Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_calendar_is_right() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000000Z"),
+            (951_868_800, "2000-03-01T00:00:00.000000Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.000000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000000Z"),
+        ] {
+            let text = Timestamp::from_nanos(seconds * 1_000_000_000).rfc3339();
+            assert_eq!(std::str::from_utf8(&text), Ok(expected));
+        }
+        let text = Timestamp::from_nanos(1_234_567).rfc3339();
+        assert_eq!(&text[17..], b"00.001234Z");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_epoch_moves_with_tokios_clock_only() {

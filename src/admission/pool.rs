@@ -1,6 +1,6 @@
 //! One pool: a ledger, the requests waiting for it, and the one timer that wakes them.
 //!
-//! Everything is decided under one lock by [`State`], which never waits; what it grants or refuses
+//! Everything is decided under one lock by `state`, which never waits; what it grants or refuses
 //! is handed over after the lock is released. A grant that nobody takes any more is taken back and
 //! given to the next in line.
 

@@ -178,7 +178,8 @@ impl Metered {
 
     /// Whether the caller has everything, though it did not wait for the end to be said.
     fn is_complete(&self, seen: &Seen) -> bool {
-        seen.done || self.inner.is_end_stream()
+        // After an error event there is nothing to wait for.
+        seen.done || seen.error.is_some() || self.inner.is_end_stream()
     }
 }
 

@@ -4,10 +4,7 @@
 //! (RFC 9110, 7.6.1): those named there, those that `Connection` names, and what frames the message.
 
 use axum::response::Response;
-use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, HeaderMap};
 use http::{HeaderName, HeaderValue};
 
 use crate::admission::Pool;
@@ -18,53 +15,46 @@ const WAIT_MS: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
 const ESTIMATED: HeaderName = HeaderName::from_static("x-tidegate-estimated-tokens");
 const LIMITED_BY: HeaderName = HeaderName::from_static("x-tidegate-limited-by");
 
-static HOP_BY_HOP: [HeaderName; 9] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Whether a header belongs to one hop by its name.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Headers of callers to the gateway itself start like this; the upstream has no use for them.
 const OWN_PREFIX: &str = "x-tidegate-";
 
-/// Removes what belongs to one hop only.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
+/// Removes what belongs to one hop only, and what `other` names.
+fn strip_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool) {
+    let stays_here = |name: &HeaderName| is_hop_by_hop(name) || other(name);
+    // Most messages have none or two of them: one pass finds out.
+    let mut names: Vec<HeaderName> =
+        headers.keys().filter(|name| stays_here(name)).cloned().collect();
+    if names.contains(&CONNECTION) {
+        let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        names.extend(listed.flat_map(|it| it.split(',')).filter_map(|it| it.trim().parse().ok()));
     }
-    for name in &HOP_BY_HOP {
+    for name in names {
         headers.remove(name);
     }
 }
 
 /// Makes a caller's headers those of the request to the upstream.
 pub(super) fn for_upstream(headers: &mut HeaderMap, authorization: Option<&HeaderValue>) {
-    strip_hop_by_hop(headers);
-    headers.remove(HOST);
-    headers.remove(EXPECT);
-    headers.remove(CONTENT_LENGTH);
-    if headers.keys().any(|name| name.as_str().starts_with(OWN_PREFIX)) {
-        let own: Vec<_> =
-            headers.keys().filter(|name| name.as_str().starts_with(OWN_PREFIX)).cloned().collect();
-        for name in own {
-            headers.remove(name);
-        }
-    }
+    strip_hop_by_hop(headers, |name| {
+        matches!(name.as_str(), "host" | "expect" | "content-length")
+            || name.as_str().starts_with(OWN_PREFIX)
+    });
     if let Some(key) = authorization {
         headers.insert(AUTHORIZATION, key.clone());
     }
@@ -100,7 +90,7 @@ fn narrow_encodings(headers: &mut HeaderMap) {
 
 /// Makes the upstream's headers those of the answer to the caller.
 pub(super) fn for_caller(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
+    strip_hop_by_hop(headers, |_| false);
 }
 
 /// Names the request, unless the upstream has named it.

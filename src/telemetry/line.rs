@@ -8,13 +8,14 @@ use std::fmt::{self, Debug};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Formats an event as a line.
+use crate::time::Epoch;
+
+/// Formats an event as a line, at the time that the epoch shows.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Line;
+pub(super) struct Line(pub(super) Epoch);
 
 impl<S, N> FormatEvent<S, N> for Line
 where
@@ -27,7 +28,9 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        SystemTime.format_time(&mut writer)?;
+        let now = self.0.now().rfc3339();
+        // Digits and punctuation.
+        writer.write_str(std::str::from_utf8(&now).unwrap_or_default())?;
         let metadata = event.metadata();
         writer.write_str(" ")?;
         writer.write_str(metadata.level().as_str())?;
@@ -76,12 +79,23 @@ impl Visit for Fields<'_> {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, |writer| write!(writer, "{value}"));
+        self.put(field, |writer| digits(value, writer));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.put(field, |writer| write!(writer, "{value:?}"));
     }
+}
+
+/// A number in decimal, without the general machinery for it.
+fn digits(value: u64, writer: &mut Writer<'_>) -> fmt::Result {
+    let (mut text, mut first, mut rest) = ([b'0'; 20], 20, value);
+    while rest > 0 || first == 20 {
+        first -= 1;
+        text[first] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+    }
+    writer.write_str(std::str::from_utf8(&text[first..]).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -120,17 +134,20 @@ mod tests {
     #[test]
     fn a_line_is_one_line_whatever_a_caller_sends() {
         let kept = Kept::default();
-        let layer = tracing_subscriber::fmt::layer().with_writer(kept.clone()).event_format(Line);
+        let layer = tracing_subscriber::fmt::layer()
+            .with_writer(kept.clone())
+            .event_format(Line(Epoch::start()));
         let subscriber = tracing_subscriber::registry().with(layer);
         tracing::subscriber::with_default(subscriber, || {
             let (model, none) = ("a b\n\"outcome=completed", None::<u64>);
-            tracing::info!(target: "t", model, tenant = "team-a", none, count = 3_u64, "request");
+            let most = u64::MAX;
+            tracing::info!(target: "t", model, tenant = "team-a", none, zero = 0_u64, most, "request");
         });
         let text = String::from_utf8(kept.0.lock().clone()).unwrap();
         let (time, rest) = text.split_once(' ').unwrap();
         assert!(time.ends_with('Z'), "{time}");
-        let expected =
-            "INFO t request model=\"a b\\n\\\"outcome=completed\" tenant=team-a count=3\n";
+        let expected = "INFO t request model=\"a b\\n\\\"outcome=completed\" tenant=team-a zero=0 \
+             most=18446744073709551615\n";
         assert_eq!(rest, expected);
     }
 }
