@@ -1,5 +1,5 @@
 //! The whole gateway under four clients that never stop asking, over real sockets, in front of the
-//! simulated upstream at the published limits: ten minutes of its time in twenty seconds.
+//! simulated upstream at the published limits: ten minutes of its time in thirty seconds.
 //!
 //! Nothing may be rejected upstream, hardly anything of the quota may be left unused, and nobody may
 //! starve. What is used is counted by the simulator: used and reserved tokens (or admitted requests,
@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tidegate::config::{Config, Overrides};
 use tidegate::server::{Ended, Server};
 use tidegate::simulator::quota::Semantics;
-use tidegate::simulator::{Latency, Options, OutputModel, Report, Reservation, Simulator};
+use tidegate::simulator::{Latency, Options, OutputModel, Report, Simulator};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use self::client::{Client, Tally};
 
 /// A simulated minute in real milliseconds, and how much faster than the clock that is.
-const MINUTE_MS: u64 = 2_000;
-const SCALE: f64 = 30.0;
+const MINUTE_MS: u64 = 3_000;
+const SCALE: f64 = 20.0;
 /// Simulated minutes of load.
 const MINUTES: u64 = 10;
 const CLIENTS: usize = 4;
@@ -40,20 +40,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug)]
 struct Traffic {
     name: &'static str,
-    /// Tokens of a prompt, and of the answer at least and at most.
-    prompt: usize,
+    /// Answers made for each request, of which one is returned.
+    best_of: u64,
+    /// Tokens of each at least and at most; what a request names is the most.
     output: (u64, u64),
-    /// What a request names as the most.
-    max_output: u64,
 }
 
-/// 120 requests a minute would take more than the 1.5 million tokens there are.
-const TOKENS_BIND: Traffic =
-    Traffic { name: "tokens bind", prompt: 16_000, output: (1_000, 3_000), max_output: 3_000 };
+/// 15,000 tokens a request, of 20,000 reserved: 120 requests a minute would take more than the 1.5
+/// million tokens there are. That they are spent on answers that nobody reads keeps the load on the
+/// machine small, and with it what a slow machine can do to the figures.
+const TOKENS_BIND: Traffic = Traffic { name: "tokens bind", best_of: 10, output: (1_000, 2_000) };
 
 /// The other way round.
-const REQUESTS_BIND: Traffic =
-    Traffic { name: "requests bind", prompt: 200, output: (50, 400), max_output: 600 };
+const REQUESTS_BIND: Traffic = Traffic { name: "requests bind", best_of: 1, output: (50, 400) };
 
 /// What is asserted, and what it comes to.
 #[derive(Debug)]
@@ -72,13 +71,13 @@ async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome
         semantics,
         time_scale: SCALE,
         seed,
-        reservation: Reservation { cap: None, ..Reservation::default() },
         output: OutputModel::Uniform(traffic.output.0, traffic.output.1),
         // The upper end of what was measured, so that the first burst is soon over.
         latency: Latency { tokens_per_second: 3_000, ..Latency::default() },
         chunk_tokens: 500,
-        // 5 ms of real time: well within the gateway's settle delay.
-        refund_delay: Duration::from_millis(150),
+        // At once: a refund that takes its time could come later than the gateway reckons with, if
+        // the machine stands still for that long. The simulations in `tests/sim` delay it.
+        refund_delay: Duration::ZERO,
         ..Options::default()
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -90,24 +89,24 @@ async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome
 
     let done = CancellationToken::new();
     let mut clients = JoinSet::new();
+    if matches!(semantics, Semantics::FixedWindow { .. }) {
+        // From just after the beginning of a window, so that none counts that had no time.
+        let window_ns = MINUTE_MS * 1_000_000;
+        sleep(Duration::from_nanos(window_ns - upstream.now_ns() % window_ns)).await;
+    }
     for index in 0..CLIENTS {
         let client = Client::new(address, &key(index), seed ^ index as u64);
         clients.spawn(client.load(index, OPEN_EACH, traffic, done.clone()));
     }
     let started = timeout(PATIENCE, upstream.wait_for(|stats| stats.started > 0)).await;
     started.expect("a first request");
-    // The load itself; to shortly before the end of a window, so that none counts that had no time.
-    let window_ns = MINUTE_MS * 1_000_000;
-    let whole = MINUTES * window_ns;
+    // The load itself; where windows open all at once, to shortly before the next one does.
+    let whole = MINUTES * MINUTE_MS;
     let lasts = match semantics {
         Semantics::TokenBucket => whole,
-        Semantics::SlidingLog => whole - window_ns / 20,
-        Semantics::FixedWindow { .. } => {
-            let end = (upstream.now_ns() + whole).next_multiple_of(window_ns) - window_ns / 20;
-            end - upstream.now_ns()
-        }
+        Semantics::SlidingLog | Semantics::FixedWindow { .. } => whole - MINUTE_MS / 20,
     };
-    sleep(Duration::from_nanos(lasts)).await;
+    sleep(Duration::from_millis(lasts)).await;
     let report = upstream.report(Some("upstream-key"), "any").expect("a pool that was used");
 
     done.cancel();
@@ -158,8 +157,6 @@ fn config(mode: &str, upstream: &str) -> Config {
         )
         .expect("a string takes it");
     }
-    // The settle delay leaves 35 ms after the simulator's refund for a machine that is busy; that
-    // is a second of simulated time. A token of the prompts takes three bytes.
     let text = format!(
         r#"
         [server]
@@ -169,14 +166,13 @@ fn config(mode: &str, upstream: &str) -> Config {
         base_url = "{upstream}"
         api_key = "env:KEY"
         [admission]
-        settle_delay = "40ms"
+        settle_delay = "25ms"
         [log]
         level = "error"
         requests = false
         {keys}
         [models."*"]
         output_reservation = {{ default = 16_384 }}
-        prompt_estimate = {{ bytes_per_token = 2.7 }}
         limits = [
         {limits}]
         "#
@@ -189,13 +185,14 @@ fn key(client: usize) -> String {
     format!("client-key-{client}")
 }
 
-/// All open requests, one after the other, at the rate at which this run let them in; and a window,
-/// because that much comes at once where windows do not refill continuously.
+/// All open requests, one after the other, at the rate at which this run let them in; and the rest
+/// of the windows in which the first and the last of them go, because where a window does not refill
+/// continuously it lets in nothing for most of its time.
 fn longest_wait(report: &Report) -> Duration {
     let lasted = Duration::from_nanos(report.now_ns - report.first_ns);
     let open = u32::try_from(CLIENTS * OPEN_EACH).expect("a few hundred");
     let admitted = u32::try_from(report.counters.admitted).expect("a few thousand");
-    lasted * open / admitted + Duration::from_millis(MINUTE_MS)
+    lasted * open / admitted + Duration::from_millis(2 * MINUTE_MS)
 }
 
 impl Outcome {
@@ -233,28 +230,24 @@ impl Outcome {
     }
 }
 
+// Two tests, because the harness runs one for each core; their loads run side by side.
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_bucket_is_used_up_without_a_rejection() {
-    overload("bucket", Semantics::TokenBucket, TOKENS_BIND).await.check(0.99);
+    let tokens = overload("bucket", Semantics::TokenBucket, TOKENS_BIND);
+    let requests = overload("bucket", Semantics::TokenBucket, REQUESTS_BIND);
+    let (tokens, requests) = tokio::join!(tokens, requests);
+    tokens.check(0.99);
+    requests.check(0.99);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_bucket_of_requests_is_used_up_without_a_rejection() {
-    overload("bucket", Semantics::TokenBucket, REQUESTS_BIND).await.check(0.99);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn fixed_windows_are_used_up_without_a_rejection() {
-    let semantics = Semantics::FixedWindow { phase_ns: 0 };
-    overload("fixed", semantics, TOKENS_BIND).await.check(0.94);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sliding_windows_are_used_up_without_a_rejection() {
-    overload("sliding", Semantics::SlidingLog, TOKENS_BIND).await.check(0.94);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sliding_windows_of_requests_are_used_up_without_a_rejection() {
-    overload("sliding", Semantics::SlidingLog, REQUESTS_BIND).await.check(0.94);
+async fn fixed_and_sliding_windows_are_used_up_without_a_rejection() {
+    let fixed = overload("fixed", Semantics::FixedWindow { phase_ns: 0 }, TOKENS_BIND);
+    let sliding = overload("sliding", Semantics::SlidingLog, TOKENS_BIND);
+    let requests = overload("sliding", Semantics::SlidingLog, REQUESTS_BIND);
+    let (fixed, sliding, requests) = tokio::join!(fixed, sliding, requests);
+    fixed.check(0.94);
+    sliding.check(0.94);
+    requests.check(0.94);
 }

@@ -101,16 +101,14 @@ impl Client {
         }
     }
 
-    /// A prompt of two-digit words, a token each; no two requests are the same, so that neither are
-    /// two answers.
+    /// Streamed or not by turns; no two requests are the same, so that neither are two answers.
     fn body(&self, traffic: Traffic, number: u64) -> String {
-        let stream = number.is_multiple_of(2);
-        let prompt = "42 ".repeat(traffic.prompt);
-        let most = traffic.max_output;
+        let (seed, stream) = (self.seed, number.is_multiple_of(2));
+        let Traffic { best_of, output: (_, most), .. } = traffic;
+        let prompt = "Which way does the tide run? ".repeat(20);
         format!(
-            r#"{{"model":"any","stream":{stream},"max_completion_tokens":{most},"user":"{}-{number}","messages":[{{"role":"user","content":"{}"}}]}}"#,
-            self.seed,
-            prompt.trim_end(),
+            r#"{{"model":"any","stream":{stream},"max_completion_tokens":{most},"best_of":{best_of},
+            "user":"{seed}-{number}","messages":[{{"role":"user","content":"{prompt}"}}]}}"#
         )
     }
 }
