@@ -130,3 +130,29 @@ fn a_debt_is_paid_back_to_the_last_token() {
     let runs = simulate(&workload, &pairs);
     assert!(runs.iter().all(|run| run.utilisation() >= 0.9));
 }
+
+#[test]
+fn with_nothing_on_its_way_the_ledger_is_the_upstreams_twin() {
+    for run in simulate(&Workload::instant(), &ALL) {
+        run.is_used();
+        // The others lag behind by a slot, or by the skew.
+        let exact = matches!(run.pair, BucketOnBucket);
+        assert!(run.story.twin || !exact, "{:?}", run.pair);
+    }
+}
+
+#[test]
+fn bursts_on_an_idle_quota() {
+    let pauses = (30, 0..=90 * SECOND);
+    let workload = Workload { name: "bursts", pauses: pauses.clone(), ..Workload::steady() };
+    simulate(&workload, &ALL);
+    // Charged and refunded at the last moment at which the ledger has to reckon with it.
+    let workload = Workload {
+        name: "exact bursts",
+        network: 0..=3 * SECOND,
+        pauses,
+        lasts: 600 * MINUTE,
+        ..Workload::instant()
+    };
+    simulate(&workload, &ALL);
+}

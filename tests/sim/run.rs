@@ -36,7 +36,7 @@ pub(crate) struct Run<'a> {
     pub(crate) pair: Pair,
     semantics: Semantics,
     start: u64,
-    story: Story,
+    pub(crate) story: Story,
 }
 
 /// Runs every pair; nothing may be rejected or promised in vain. Returns the runs for more.
@@ -54,8 +54,11 @@ pub(crate) fn simulate<'a>(workload: &'a Workload, pairs: &[Pair]) -> Vec<Run<'a
                 SlidingOnSliding => (sliding, Semantics::Sliding),
                 SlidingOnFixed => (sliding, Semantics::Fixed { phase: rng.u64(..1_440 * MINUTE) }),
                 FixedOnFixed => {
-                    // A day before or after is the same phase for every window within a day.
-                    let phase = 1_440 * MINUTE + rng.u64(..=2 * SKEW) - SKEW;
+                    // Once early and once late, as far as can be in every other case. A day more is
+                    // the same phase for every window within a day.
+                    let off = if rng.bool() { SKEW } else { rng.u64(..=SKEW) };
+                    let day = 1_440 * MINUTE;
+                    let phase = if round % 2 == 0 { day - off } else { day + off };
                     (Mode::Fixed { skew: Duration::from_nanos(SKEW) }, Semantics::Fixed { phase })
                 }
             };

@@ -35,6 +35,8 @@ pub(crate) struct Workload {
     pub(crate) stream: RangeInclusive<u64>,
     /// From an answer's end to its settlement; the upstream's own refund comes within it.
     pub(crate) settle_delay: u64,
+    /// The share of requests after which nobody asks for a while, and for how long.
+    pub(crate) pauses: (u16, RangeInclusive<u64>),
     pub(crate) cut: u16,
     pub(crate) refused: u16,
     pub(crate) released: u16,
@@ -92,10 +94,26 @@ impl Workload {
             first_token: 50 * MILLI..=400 * MILLI,
             stream: 0..=3 * SECOND,
             settle_delay: 500 * MILLI,
+            pauses: (0, 0..=0),
             cut: 0,
             refused: 0,
             released: 0,
             in_debt: 0,
+        }
+    }
+
+    /// Exact estimates and no time between anything: the ledger has nothing to be careful about.
+    pub(crate) fn instant() -> Self {
+        let nothing = 0..=0;
+        Self {
+            name: "instant",
+            reserved: nothing.clone(),
+            slack: nothing.clone(),
+            network: nothing.clone(),
+            first_token: nothing.clone(),
+            stream: nothing,
+            settle_delay: 0,
+            ..Self::steady()
         }
     }
 
@@ -134,6 +152,6 @@ pub(crate) fn per(unit: usize, limit: u64, window: u64) -> Limit {
     Limit { unit, limit, window }
 }
 
-fn drawn(rng: &mut Rng, thousandths: u16) -> bool {
+pub(crate) fn drawn(rng: &mut Rng, thousandths: u16) -> bool {
     rng.u16(..1_000) < thousandths
 }

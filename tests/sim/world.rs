@@ -19,7 +19,7 @@ use tidegate::time::Timestamp;
 
 pub(crate) use self::story::Story;
 use crate::oracle::{Entry, Limit, Oracle, REQUESTS, Semantics};
-use crate::workload::{Fate, Job, Workload};
+use crate::workload::{Fate, Job, Workload, drawn};
 
 /// Requests that wait at any time: enough that one is always there to go.
 const BACKLOG: usize = 16;
@@ -71,6 +71,7 @@ pub(crate) struct World<'a> {
     now: u64,
     /// A somewhat older reading of the clock, for whoever ends a request.
     late_clock: u64,
+    quiet_until: u64,
     armed: Option<u64>,
     promised: Option<u64>,
     /// The sum of `pending` over all flights.
@@ -111,11 +112,12 @@ impl<'a> World<'a> {
             events_made: 0,
             now: start,
             late_clock: start,
+            quiet_until: start,
             armed: None,
             promised: None,
             pending: [0; 2],
             open_debt: 0,
-            story: Story::default(),
+            story: Story { twin: true, ..Story::default() },
         };
         let end = start + workload.lasts;
         world.send();
@@ -134,7 +136,7 @@ impl<'a> World<'a> {
 
     /// Sends whatever the ledger lets go.
     fn send(&mut self) {
-        loop {
+        while self.now >= self.quiet_until {
             while self.waiting.len() < BACKLOG {
                 let job = self.workload.draw(self.rng);
                 let place = self.waiting.place();
@@ -150,6 +152,7 @@ impl<'a> World<'a> {
                     self.promised = None;
                     self.take_off(job, hold);
                     self.compare();
+                    self.pause();
                 }
                 Err(Denied::Wait { until: Some(until), .. }) => {
                     let until = until.as_nanos();
@@ -170,6 +173,15 @@ impl<'a> World<'a> {
                 }
                 Err(denied) => unreachable!("{cost:?}: {denied:?}"),
             }
+        }
+    }
+
+    /// Now and then nobody asks for a while.
+    fn pause(&mut self) {
+        let (share, pause) = &self.workload.pauses;
+        if drawn(self.rng, *share) {
+            self.quiet_until = self.now + self.rng.u64(pause.clone());
+            self.schedule(self.quiet_until, Event::Wake);
         }
     }
 
@@ -208,6 +220,8 @@ impl<'a> World<'a> {
             if ours > theirs {
                 broken = Some((index, ours - theirs));
             }
+            let settled = self.flights.len() == self.free.len();
+            self.story.twin &= !settled || theirs - ours < i128::from(limit.window);
         }
         if let Some((index, by)) = broken {
             self.story.broken += 1;

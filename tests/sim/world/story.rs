@@ -13,6 +13,8 @@ pub(crate) struct Story {
     pub(crate) rejected_in_debt: u64,
     /// Times at which the ledger had promised more than the upstream had left.
     pub(crate) broken: u64,
+    /// Whether the two were equal, to the whole unit, whenever nothing was on its way.
+    pub(crate) twin: bool,
     /// The first of these, in words.
     pub(crate) first_fault: Option<String>,
     /// Units charged by the upstream at the end and not given back, by unit.
