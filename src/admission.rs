@@ -17,5 +17,5 @@ pub mod pool;
 pub mod pools;
 pub mod scheduler;
 
-pub use self::pool::{Admitted, Bound, Pool, PoolConfig, Refused, Request};
+pub use self::pool::{Admitted, Bound, Pool, PoolConfig, Refused, Rejection, Request};
 pub use self::pools::{PoolKey, Pools, TooManyPools};

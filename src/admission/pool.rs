@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use self::admitted::Admitted;
-use self::state::{Answer, Decision, Spend, State};
+use self::state::{Answer, Decision, State};
 use crate::admission::scheduler::Place;
 use crate::limit::{Constraint, Cost, Level, Unit};
 use crate::time::{Epoch, Timestamp};
@@ -58,6 +58,15 @@ pub enum Bound {
     Gap,
     /// The upstream, after it said that it cannot take more for now.
     Backoff,
+}
+
+/// What the upstream said instead of an answer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Rejection {
+    /// Whether it may have charged the request; then it counts as charged.
+    pub charged: bool,
+    /// The quota that is used up, by its word: unit and window.
+    pub exhausted: Option<(Unit, &'static str)>,
 }
 
 /// Why a request was not admitted.
@@ -145,8 +154,7 @@ impl Pool {
     }
 
     /// Ends an admission whose request has to be sent again, and puts the request back at its place:
-    /// in one step, so that nobody behind it goes first. Nobody at all goes before `until`. If the
-    /// upstream may have charged the request, it counts as charged.
+    /// in one step, so that nobody behind it goes first. Nobody at all goes before `until`.
     ///
     /// # Errors
     ///
@@ -154,7 +162,7 @@ impl Pool {
     pub async fn retry(
         self: &Arc<Self>,
         admitted: Admitted,
-        charged: bool,
+        rejection: Rejection,
         request: Request,
         until: Timestamp,
     ) -> Result<Admitted, Refused> {
@@ -162,8 +170,7 @@ impl Pool {
         let mut decided = Decision::No(Refused::Closed);
         self.change(|state, now| {
             if let Some(grant) = grant {
-                let spend = if charged { Spend::Unsaid } else { Spend::Nothing };
-                state.end(grant, spend, now);
+                state.reject(grant, rejection, now);
             }
             state.back_off(until);
             decided = state.decide(request, Some(place), now);
@@ -202,11 +209,6 @@ impl Pool {
     /// Holds everyone back until `until`: the upstream cannot take more.
     pub fn back_off(self: &Arc<Self>, until: Timestamp) {
         self.change(|state, _| state.back_off(until));
-    }
-
-    /// Takes the upstream's word that the quota of `unit` in the window called `name` is used up.
-    pub fn drained(self: &Arc<Self>, unit: Unit, name: &str) {
-        self.change(|state, now| state.ledger.drained(unit, name, now));
     }
 
     /// Refuses everyone who waits and whoever comes.

@@ -15,9 +15,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
-use crate::admission::{Admitted, Bound, Refused, Request};
+use crate::admission::{Admitted, Bound, Refused, Rejection, Request};
 use crate::config;
-use crate::limit::Spent;
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
@@ -46,8 +45,8 @@ struct Miss {
     admitted: Admitted,
     /// What the caller gets if this was the last word.
     answer: Result<Response, ProxyError>,
-    /// Whether the upstream may have charged the request.
-    charged: bool,
+    /// What became of the request at the upstream.
+    rejection: Rejection,
     /// Why sending it again may help, if it may.
     retry: Option<RetryReason>,
     /// When the upstream says to come back.
@@ -75,13 +74,13 @@ impl Forward<'_> {
                 Err(miss) => miss,
             };
             let Some((reason, delay)) = self.plan_retry(&miss, attempt, &request) else {
-                give_back(miss.admitted, miss.charged);
+                miss.admitted.reject(miss.rejection);
                 return self.give_up(miss.answer, miss.code);
             };
             self.gateway.metrics.count_retry(reason);
             attempt += 1;
-            let Miss { admitted: before, answer, charged, code, .. } = miss;
-            admitted = match self.again(before, charged, reason, delay).await {
+            let Miss { admitted: before, answer, rejection, code, .. } = miss;
+            admitted = match self.again(before, rejection, reason, delay).await {
                 Ok(admitted) => admitted,
                 // What the upstream said is of more use than that it cannot be asked again.
                 Err(_) if answer.is_ok() => return self.give_up(answer, code),
@@ -94,7 +93,7 @@ impl Forward<'_> {
     async fn again(
         &self,
         admitted: Admitted,
-        charged: bool,
+        rejection: Rejection,
         reason: RetryReason,
         delay: Duration,
     ) -> Result<Admitted, Refused> {
@@ -103,11 +102,11 @@ impl Forward<'_> {
             // The next in line would fare no better: everyone waits.
             RetryReason::Quota | RetryReason::Overload => {
                 let until = pool.now().after(delay);
-                pool.retry(admitted, charged, request, until).await
+                pool.retry(admitted, rejection, request, until).await
             }
             _ => {
                 let place = admitted.place();
-                give_back(admitted, charged);
+                admitted.reject(rejection);
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
                     // Nobody is admitted any more: there is nothing to wait for.
@@ -204,16 +203,14 @@ impl Forward<'_> {
         } else {
             (Bytes::new(), Body::new(body))
         };
-        let Verdict { charged, retry, rejection, exhausted, retry_after, code } =
+        let Verdict { charged, retry, kind, exhausted, retry_after, code } =
             judge(head.status, &head.headers, &seen);
-        if let Some(kind) = rejection {
+        if let Some(kind) = kind {
             self.gateway.metrics.count_rejection(kind);
         }
-        if let Some((unit, window)) = exhausted {
-            admitted.pool().drained(unit, window);
-        }
         let answer = Ok(Response::from_parts(head, body));
-        Err(Miss { admitted, answer, charged, retry, retry_after, code })
+        let rejection = Rejection { charged, exhausted };
+        Err(Miss { admitted, answer, rejection, retry, retry_after, code })
     }
 
     /// Whether, why and when to send the request again.
@@ -258,16 +255,8 @@ impl Miss {
         charged: bool,
         retry: Option<RetryReason>,
     ) -> Self {
-        Self { admitted, answer: Err(error), charged, retry, retry_after: None, code: None }
-    }
-}
-
-/// Ends an admission without an answer.
-fn give_back(admitted: Admitted, charged: bool) {
-    if charged {
-        admitted.settle(Spent::Unknown);
-    } else {
-        admitted.reject();
+        let rejection = Rejection { charged, exhausted: None };
+        Self { admitted, answer: Err(error), rejection, retry, retry_after: None, code: None }
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Verdict {
     /// Why sending it again may help, if it may.
     pub(super) retry: Option<RetryReason>,
     /// How it counts among refusals, if it is one.
-    pub(super) rejection: Option<Rejection>,
+    pub(super) kind: Option<Rejection>,
     /// The quota that the upstream says is used up.
     pub(super) exhausted: Option<(Unit, &'static str)>,
     /// When the upstream says to come back.
@@ -46,7 +46,7 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Ver
         // What is refused for its content, its key or its model was never processed.
         charged: status.is_server_error(),
         retry: None,
-        rejection: None,
+        kind: None,
         exhausted: None,
         retry_after: retry_after(headers),
         code,
@@ -59,13 +59,13 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Ver
     let overload = verdict.code.as_deref() == Some("queue_exceeded");
     match (status.as_u16(), quota) {
         (429, Some((kind, unit))) => {
-            verdict.rejection = Some(kind);
+            verdict.kind = Some(kind);
             verdict.retry = Some(RetryReason::Quota);
             verdict.exhausted = window(&message).map(|name| (unit, name));
         }
         (429 | 503 | 529, _) => {
             let known = overload || status.as_u16() != 429;
-            verdict.rejection = Some(if known { Rejection::Queue } else { Rejection::Unknown });
+            verdict.kind = Some(if known { Rejection::Queue } else { Rejection::Unknown });
             verdict.retry = Some(RetryReason::Overload);
             verdict.charged = false;
         }
@@ -167,7 +167,7 @@ mod tests {
         ] {
             let status = StatusCode::from_u16(status).unwrap();
             let verdict = judge(status, &HeaderMap::new(), &body);
-            let seen = (verdict.retry, verdict.rejection, verdict.exhausted, verdict.charged);
+            let seen = (verdict.retry, verdict.kind, verdict.exhausted, verdict.charged);
             assert_eq!(seen, (retry, rejection, exhausted, charged), "{status}");
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Bound;
 use super::Pool;
+use super::Rejection;
 use super::state::{Grant, Spend};
 use crate::admission::scheduler::Place;
 use crate::limit::{Cost, Spent};
@@ -79,9 +80,11 @@ impl Admitted {
         self.end(Spend::Spent(spent));
     }
 
-    /// The upstream refused the request without charging it.
-    pub fn reject(mut self) {
-        self.end(Spend::Nothing);
+    /// The upstream refused the request.
+    pub fn reject(mut self, rejection: Rejection) {
+        if let Some(grant) = self.grant.take() {
+            self.pool.change(|state, now| state.reject(grant, rejection, now));
+        }
     }
 
     fn end(&mut self, spend: Spend) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Admitted, Bound, PoolConfig, Refused, Request, Snapshot};
+use super::{Admitted, Bound, PoolConfig, Refused, Rejection, Request, Snapshot};
 use crate::admission::scheduler::{Entry, Place, Scheduler};
 use crate::limit::{Cost, Denied, Hold, Ledger, Sent, Spent};
 use crate::time::Timestamp;
@@ -276,6 +276,16 @@ impl State {
             // Cut before its head, it may still be on its way to the upstream.
             (Held::There(sent), Spend::Unsaid) => self.settle_later(sent, Spent::Unknown, now),
             (Held::Moving, _) => {}
+        }
+    }
+
+    /// Ends a grant that the upstream refused. What it says of a quota comes after what it says of
+    /// the request: a hold that is given back is no quota to spend.
+    pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) {
+        let spend = if rejection.charged { Spend::Unsaid } else { Spend::Nothing };
+        self.end(grant, spend, now);
+        if let Some((unit, window)) = rejection.exhausted {
+            self.ledger.drained(unit, window, now);
         }
     }
 

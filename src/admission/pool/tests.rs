@@ -68,7 +68,7 @@ async fn a_drop_releases_what_was_not_sent_and_charges_what_was() {
 
     let mut admitted = setup.pool.admit(setup.request(1_000)).await.unwrap();
     admitted.sent();
-    admitted.reject();
+    admitted.reject(Rejection::default());
     assert_eq!(setup.levels(), [(59, 0), (5_000, 0)], "a refused request is not charged");
     assert_eq!(setup.pool.snapshot().in_flight, 0);
 }
@@ -213,11 +213,11 @@ async fn a_request_put_back_goes_first() {
     let mut second = pin!(setup.pool.admit(setup.request(100)));
     assert!(poll!(second.as_mut()).is_pending());
     let place = first.place();
-    setup.pool.drained(Unit::Tokens, "minute");
-    setup.pool.back_off(setup.epoch.now().after(Duration::from_secs(1)));
-    let mut again = pin!(setup.pool.readmit(setup.request(600), place));
+    let rejection = Rejection { charged: false, exhausted: Some((Unit::Tokens, "minute")) };
+    let until = setup.epoch.now().after(Duration::from_secs(1));
+    let mut again = pin!(setup.pool.retry(first, rejection, setup.request(600), until));
     assert!(poll!(again.as_mut()).is_pending());
-    first.reject();
+    assert_eq!(setup.levels()[1].0, 0, "the hold that came back is no quota to spend");
     assert!(poll!(second.as_mut()).is_pending(), "it may not overtake");
     assert_eq!(again.await.unwrap().place(), place);
     assert!(second.await.is_ok());
@@ -234,7 +234,7 @@ async fn the_timer_sleeps_while_nothing_is_due() {
     advance(MINUTE).await;
     assert_eq!(setup.pool.state.lock().armed(), armed);
     drop(first);
-    second.await.unwrap().reject();
+    second.await.unwrap().reject(Rejection::default());
 }
 
 proptest! {
@@ -268,7 +268,7 @@ proptest! {
                         admitted.sent();
                         tokio::time::sleep(Duration::from_millis(service_ms)).await;
                         match fate {
-                            1 => { admitted.reject(); 0 }
+                            1 => { admitted.reject(Rejection::default()); 0 }
                             2 => { admitted.settle(Spent::Exact(Cost { requests: 1, tokens: tokens / 2 })); tokens / 2 }
                             3 => { admitted.settle(Spent::Unknown); tokens }
                             _ => { drop(admitted); tokens }
