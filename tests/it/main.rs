@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod docs;
 mod gateway;
 mod layers;
 mod overload;
