@@ -24,6 +24,9 @@ use crate::workload::{Fate, Job, Workload, drawn};
 /// Requests that wait at any time: enough that one is always there to go.
 const BACKLOG: usize = 16;
 
+/// Far more requests than any limit here lets be open: a ledger that allows that allows everything.
+const MOST_OPEN: usize = 10_000;
+
 /// How long it takes a request that is not sent to be given up.
 const SHORTLY: u64 = 1_000_000;
 
@@ -151,6 +154,7 @@ impl<'a> World<'a> {
                 Ok(hold) => {
                     let (_, job) = self.waiting.remove(place).expect("the head waits");
                     self.promised = None;
+                    assert!(self.flights.len() < MOST_OPEN, "{MOST_OPEN} requests at once");
                     self.take_off(job, hold);
                     self.compare();
                     self.pause();

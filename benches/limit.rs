@@ -1,0 +1,144 @@
+//! Costs of admission per request: the ledger, the pool on its idle path, and the queue.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tidegate::admission::scheduler::{Entry, Scheduler};
+use tidegate::admission::{Pool, PoolConfig, Request};
+use tidegate::limit::{Constraint, Cost, Ledger, Mode, Spent, Unit};
+use tidegate::time::{Epoch, Timestamp};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+const HELD: Cost = Cost { requests: 1, tokens: 20_000 };
+const USED: Cost = Cost { requests: 1, tokens: 15_000 };
+
+/// Between two requests. The ledger's time is virtual: how often the machine gets there does not
+/// decide how full its windows are.
+const GAP: Duration = Duration::from_millis(10);
+
+/// The six published windows. Their limits are out of the way: a refusal is cheaper than a hold.
+fn six(mode: Mode) -> Vec<Constraint> {
+    let windows = [(60, "minute"), (3_600, "hour"), (86_400, "day")];
+    let units = [Unit::Requests, Unit::Tokens].into_iter();
+    let all = units.flat_map(|unit| windows.map(|(seconds, name)| (unit, seconds, name)));
+    let constraint = |(unit, seconds, name)| {
+        let window = Duration::from_secs(seconds);
+        Constraint::new(unit, Constraint::MAX_LIMIT, window, name, mode)
+    };
+    all.map(constraint).collect::<Result<_, _>>().expect("within bounds")
+}
+
+/// A ledger that has seen a request in every slot of each of its windows, and the time.
+fn worn(mode: Mode) -> (Ledger, Timestamp) {
+    let start = Timestamp::from_nanos(1_772_064_000_000_000_000);
+    let end = start.after(Duration::from_secs(86_400));
+    let mut times: Vec<_> = [86_400, 3_600, 60]
+        .into_iter()
+        .flat_map(|seconds| {
+            let window = Duration::from_secs(seconds);
+            (0..2_048).map(move |half| Duration::from_secs(86_400) - window + window * half / 2_048)
+        })
+        .collect();
+    times.sort_unstable();
+    let mut ledger = Ledger::new(six(mode), start);
+    for time in times {
+        spend(&mut ledger, start.after(time));
+    }
+    (ledger, end)
+}
+
+/// The whole life of a request in the ledger.
+fn spend(ledger: &mut Ledger, now: Timestamp) {
+    let hold = ledger.hold(black_box(HELD), now).expect("there is room");
+    let mut sent = hold.sent();
+    ledger.charged(&mut sent, now);
+    ledger.settle(sent, Spent::Exact(USED), now);
+}
+
+fn ledger(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ledger");
+    let skew = Duration::from_millis(250);
+    for mode in [Mode::Bucket, Mode::Sliding, Mode::Fixed { skew }] {
+        let (mut ledger, mut now) = worn(mode);
+        group.bench_function(format!("hold_charge_settle/{}", mode.as_str()), |bencher| {
+            bencher.iter(|| {
+                now = now.after(GAP);
+                spend(&mut ledger, now);
+            });
+        });
+    }
+    // A window that is full says when it will have room, which is a walk over its slots.
+    let (mut ledger, now) = worn(Mode::Sliding);
+    let rest = ledger.levels(now).map(|level| level.available).min().expect("six windows");
+    let rest = Cost { requests: 1, tokens: u64::try_from(rest).expect("not in debt") };
+    let _held = ledger.hold(rest, now).expect("there is room");
+    group.bench_function("refuse/sliding", |bencher| {
+        // All but the last of the 2,048 requests of the last minute.
+        let most = Cost { requests: 1, tokens: USED.tokens * 2_000 };
+        bencher.iter(|| ledger.check(black_box(most), now).expect_err("it is full"));
+    });
+    group.finish();
+}
+
+fn pool(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let config = PoolConfig {
+        constraints: six(Mode::Bucket),
+        max_queued: 10_000,
+        // Short, because requests end far faster here than they ever could: what waits to be settled
+        // would be what is measured.
+        settle_delay: Duration::from_micros(100),
+        max_concurrent: None,
+        min_gap: Duration::ZERO,
+    };
+    let epoch = Epoch::start();
+    let guard = runtime.enter();
+    let pool = Pool::start(config, epoch, &TaskTracker::new());
+    drop(guard);
+    criterion.bench_function("pool/admit_settle_idle", |bencher| {
+        bencher.iter_custom(|times| {
+            runtime.block_on(async {
+                let deadline = epoch.now().after(Duration::from_secs(3_600));
+                let start = Instant::now();
+                for _ in 0..times {
+                    let request = Request { cost: black_box(HELD), bytes: 1_000, deadline };
+                    let mut admitted = pool.admit(request).await.expect("nobody is before it");
+                    admitted.sent();
+                    admitted.charged();
+                    admitted.settle(Spent::Exact(USED));
+                }
+                start.elapsed()
+            })
+        });
+    });
+}
+
+fn scheduler(criterion: &mut Criterion) {
+    const WAITING: u64 = 100_000;
+    let mut now = Timestamp::from_nanos(0);
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut scheduler = Scheduler::default();
+    let mut push = |scheduler: &mut Scheduler<u64>| {
+        now = now.after(GAP);
+        let deadline = now.after(Duration::from_millis(rng.u64(1_000..600_000)));
+        let place = scheduler.place();
+        scheduler.insert(place, Entry { cost: HELD, bytes: 1_000, arrived: now, deadline }, 0);
+    };
+    for _ in 0..WAITING {
+        push(&mut scheduler);
+    }
+    criterion.bench_function("scheduler/push_head_remove_100k", |bencher| {
+        bencher.iter(|| {
+            push(&mut scheduler);
+            let (place, entry) = scheduler.head().expect("100,000 wait");
+            black_box(entry);
+            scheduler.remove(place)
+        });
+    });
+}
+
+criterion_group!(benches, ledger, pool, scheduler);
+criterion_main!(benches);
