@@ -143,16 +143,31 @@ fn with_nothing_on_its_way_the_ledger_is_the_upstreams_twin() {
 
 #[test]
 fn bursts_on_an_idle_quota() {
-    let pauses = (30, 0..=90 * SECOND);
+    // As much as fills the quota, on the whole: it is full after some pauses and used up by some
+    // bursts.
+    let pauses = (20, 0..=40 * SECOND);
     let workload = Workload { name: "bursts", pauses: pauses.clone(), ..Workload::steady() };
     simulate(&workload, &ALL);
     // Charged and refunded at the last moment at which the ledger has to reckon with it.
-    let workload = Workload {
+    let exact = Workload {
         name: "exact bursts",
         network: 0..=3 * SECOND,
         pauses,
         lasts: 600 * MINUTE,
         ..Workload::instant()
     };
-    simulate(&workload, &ALL);
+    simulate(&exact, &ALL);
+    // So few at a time that what one of them is given too much, the next one asks for; and half of
+    // them without any word from the upstream.
+    let large = Workload {
+        name: "exact, large",
+        used: 200_000..=1_000_000,
+        network: 0..=10 * SECOND,
+        settle_delay: 10 * SECOND,
+        cut: 500,
+        pauses: (500, 0..=120 * SECOND),
+        lasts: 2_400 * MINUTE,
+        ..exact
+    };
+    simulate(&large, &ALL);
 }

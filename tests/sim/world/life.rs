@@ -93,6 +93,9 @@ impl World<'_> {
     /// ledger's fault.
     fn is_in_debt_for(&mut self, window: usize, tokens: u64) -> bool {
         let (limit, now) = (self.workload.limits[window], self.time());
+        if self.workload.in_debt == 0 {
+            return false;
+        }
         let level = self.ledger.levels(now).nth(window).map_or(0, |level| level.available);
         let debt = self.open_debt - i128::from(level.min(0));
         let needed = (i128::from(tokens) - debt) * i128::from(limit.window);
