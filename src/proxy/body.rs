@@ -25,13 +25,16 @@ use crate::usage::{Meter, Seen};
 
 /// A body of the upstream on its way to a caller, with a limit on the time between two pieces.
 ///
-/// Where it breaks off, what came before reaches the caller: the error is held back for as long as
-/// the server needs to write it out.
+/// Where it breaks off, what came before reaches the caller: the error is held back for a moment.
 pub(super) struct Passed {
     inner: Incoming,
     idle: Idle,
-    broken: Option<Broken>,
+    broken: Option<(Broken, Pin<Box<Sleep>>)>,
 }
+
+/// How long an error is held back. The server needs a turn to write out what came before it, and
+/// some clients throw away what they have not looked at when they learn of it.
+pub(super) const BREAK_AFTER: Duration = Duration::from_millis(20);
 
 /// Why a body of the upstream ended early.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +65,9 @@ impl Body for Passed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Some(error) = self.broken.take() {
-            return Poll::Ready(Some(Err(error)));
+        if let Some((_, sleep)) = &mut self.broken {
+            ready!(sleep.as_mut().poll(cx));
+            return Poll::Ready(self.broken.take().map(|(error, _)| Err(error)));
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Pending => {
@@ -71,10 +75,9 @@ impl Body for Passed {
                 Poll::Ready(Some(Err(Broken::Idle)))
             }
             Poll::Ready(Some(Err(error))) => {
-                // The server writes out what it has when a body is not ready.
-                self.broken = Some(Broken::Cut(error));
-                cx.waker().wake_by_ref();
-                Poll::Pending
+                let sleep = Box::pin(tokio::time::sleep(BREAK_AFTER));
+                self.broken = Some((Broken::Cut(error), sleep));
+                self.poll_frame(cx)
             }
             Poll::Ready(frame) => {
                 self.idle.reset();

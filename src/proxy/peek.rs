@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 
-use crate::proxy::body::{Broken, Passed};
+use crate::proxy::body::{BREAK_AFTER, Broken, Passed};
 
 /// Reads up to about `most` bytes of a body; returns what was seen, and a body with all of it.
 pub(super) async fn peek(mut body: Passed, most: usize) -> (Bytes, Body) {
@@ -38,8 +38,8 @@ pub(super) async fn peek(mut body: Passed, most: usize) -> (Bytes, Body) {
     (seen, body)
 }
 
-/// The error, once the server has had time to write out what came before.
+/// The error, once what came before has had time to reach the caller.
 async fn fail(error: Broken) -> Result<Bytes, Broken> {
-    tokio::task::yield_now().await;
+    tokio::time::sleep(BREAK_AFTER).await;
     Err(error)
 }

@@ -4,6 +4,7 @@
 //! choice in turn), then each choice's finish reason, the last with usage and times, and `[DONE]`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use axum::BoxError;
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use super::options::UsagePlacement;
 use super::output::Words;
 use super::request::Endpoint;
 use super::stats::Outcome;
+
+/// What comes before a cut has so long to reach the client.
+const CUT_AFTER: Duration = Duration::from_millis(20);
 
 /// How a stream is to go.
 #[derive(Clone, Copy, Debug)]
@@ -116,9 +120,9 @@ impl Events {
         let last = self.position >= self.answer.longest();
         let here = |after: Option<u64>| after.is_some_and(|n| self.chunks >= n || last);
         if here(self.manner.cut) {
-            // Give the connection the chance to send what it has: a body that fails in the same
-            // breath takes the frames before it along.
-            tokio::task::yield_now().await;
+            // A body that fails in the same breath takes the frames before it along, here or in a
+            // client that has not looked at them yet.
+            tokio::time::sleep(CUT_AFTER).await;
             self.next = Next::Nothing;
             self.call.end(Outcome::Fault);
             return Some(Err("the simulator was told to cut this stream".into()));
