@@ -88,7 +88,8 @@ pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
                 }
                 connection.as_mut().graceful_shutdown();
             }
-            () = http.abort.cancelled() => return,
+            // Nothing is aborted that was not asked to stop before.
+            () = http.abort.cancelled(), if stopping => return,
         }
     }
 }
