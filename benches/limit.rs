@@ -11,8 +11,8 @@ use tidegate::time::{Epoch, Timestamp};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-const HELD: Cost = Cost { requests: 1, tokens: 20_000 };
-const USED: Cost = Cost { requests: 1, tokens: 15_000 };
+const HELD: Cost = Cost::new(1, 20_000);
+const USED: Cost = Cost::new(1, 15_000);
 
 /// Between two requests. The ledger's time is virtual: how often the machine gets there does not
 /// decide how full its windows are.
@@ -72,11 +72,11 @@ fn ledger(criterion: &mut Criterion) {
     // A window that is full says when it will have room, which is a walk over its slots.
     let (mut ledger, now) = worn(Mode::Sliding);
     let rest = ledger.levels(now).map(|level| level.available).min().expect("six windows");
-    let rest = Cost { requests: 1, tokens: u64::try_from(rest).expect("not in debt") };
+    let rest = Cost::new(1, u64::try_from(rest).expect("not in debt"));
     let _held = ledger.hold(rest, now).expect("there is room");
     group.bench_function("refuse/sliding", |bencher| {
         // All but the last of the 2,048 requests of the last minute.
-        let most = Cost { requests: 1, tokens: USED.tokens * 2_000 };
+        let most = Cost::new(1, USED.tokens * 2_000);
         bencher.iter(|| ledger.check(black_box(most), now).expect_err("it is full"));
     });
     group.finish();

@@ -11,9 +11,9 @@
 //! let minute = Constraint::new(Unit::Tokens, 60_000, Duration::from_secs(60), "minute", Mode::Bucket)?;
 //! let now = Timestamp::from_nanos(0);
 //! let mut ledger = Ledger::new(vec![minute], now);
-//! let hold = ledger.hold(Cost { requests: 1, tokens: 50_000 }, now).expect("a full bucket");
+//! let hold = ledger.hold(Cost::new(1, 50_000), now).expect("a full bucket");
 //! let sent = hold.sent();
-//! ledger.settle(sent, Spent::Exact(Cost { requests: 1, tokens: 10_000 }), now);
+//! ledger.settle(sent, Spent::Exact(Cost::new(1, 10_000)), now);
 //! assert_eq!(ledger.levels(now).next().map(|level| level.available), Some(50_000));
 //! # Ok::<(), tidegate::limit::BadConstraint>(())
 //! ```

@@ -143,7 +143,7 @@ mod tests {
             ("*".into(), config)
         };
         let used = pools.get(PoolKey([1; 16]), "used", config).unwrap();
-        let cost = Cost { requests: 1, tokens: 0 };
+        let cost = Cost::new(1, 0);
         let request =
             Request { cost, bytes: 0, deadline: epoch.now().after(Duration::from_secs(1)) };
         let mut admitted = used.pool.admit(request).await.unwrap();

@@ -182,7 +182,7 @@ impl Draft {
             let message = format!("must be at least `default` ({output_default}), got {cap}");
             report("output_reservation.cap", message);
         }
-        for quota in limits.iter().filter(|it| it.unit() == Unit::Tokens) {
+        for quota in limits.iter().filter(|it| it.unit() != Unit::Requests) {
             if quota.limit() < output_default {
                 let message = format!(
                     "{output_default} is above the limit of {quota} ({}): every request that \
@@ -235,9 +235,10 @@ fn limit(section: &mut Section<'_>) -> Option<Constraint> {
     let unit = match unit.as_deref() {
         Some("requests") => Some(Unit::Requests),
         Some("tokens") => Some(Unit::Tokens),
+        Some("uncached_tokens") => Some(Unit::UncachedTokens),
         Some(other) => {
-            section
-                .problem("unit", format!("\"requests\" or \"tokens\" is expected, got {other:?}"));
+            let expected = "\"requests\", \"tokens\" or \"uncached_tokens\" is expected";
+            section.problem("unit", format!("{expected}, got {other:?}"));
             None
         }
         None => None,

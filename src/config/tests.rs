@@ -97,7 +97,7 @@ limits = [
         "keys[0].name (line 13): 1 to 64",
         "keys[0].hash (line 14): \"sha256:\"",
         "models.\"*\".output_reservation.default: 5000 is above the limit of tokens/minute (1000)",
-        "models.\"*\".limits[1].unit (line 19): \"requests\" or \"tokens\" is expected",
+        "models.\"*\".limits[1].unit (line 19): \"requests\", \"tokens\" or \"uncached_tokens\"",
         "models.\"*\".limits[2].limit (line 20): a limit must be between",
         "models.\"*\".limits[3].skew (line 21): only",
         "unknown (line 23): unknown key",

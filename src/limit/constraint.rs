@@ -14,6 +14,8 @@ pub enum Unit {
     Requests,
     /// Model tokens, of the prompt and the completion together.
     Tokens,
+    /// Model tokens without those that the upstream had cached.
+    UncachedTokens,
 }
 
 impl Unit {
@@ -22,6 +24,7 @@ impl Unit {
         match self {
             Self::Requests => "requests",
             Self::Tokens => "tokens",
+            Self::UncachedTokens => "uncached_tokens",
         }
     }
 }
@@ -33,20 +36,40 @@ pub struct Cost {
     pub requests: u64,
     /// Model tokens.
     pub tokens: u64,
+    /// Model tokens without cached ones: all of them as long as nothing is known of the cache.
+    pub uncached: u64,
 }
 
 impl Cost {
+    /// So many requests and tokens, none of which is known to be cached.
+    pub const fn new(requests: u64, tokens: u64) -> Self {
+        Self { requests, tokens, uncached: tokens }
+    }
+
+    /// Whatever is more, unit by unit.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.max(other.requests),
+            tokens: self.tokens.max(other.tokens),
+            uncached: self.uncached.max(other.uncached),
+        }
+    }
+
     /// The part of the cost that counts against a quota in `unit`.
     pub const fn of(&self, unit: Unit) -> u64 {
         match unit {
             Unit::Requests => self.requests,
             Unit::Tokens => self.tokens,
+            Unit::UncachedTokens => self.uncached,
         }
     }
 
     /// Whether it is more than `other` in any unit.
     pub const fn exceeds(&self, other: Self) -> bool {
-        self.requests > other.requests || self.tokens > other.tokens
+        self.requests > other.requests
+            || self.tokens > other.tokens
+            || self.uncached > other.uncached
     }
 }
 

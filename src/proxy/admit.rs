@@ -57,8 +57,9 @@ impl Ask {
             .get(key, &demand.model, make)
             .map_err(|_| ProxyError::Overloaded { what: "accounts and models" })?;
         let least = profile.estimate.least(&demand);
-        let tokens = within(profile, estimate.total(), least.total());
-        let cost = Cost { requests: 1, tokens };
+        let held = |unit| within(profile, unit, estimate.total(), least.total());
+        let (tokens, uncached) = (held(Unit::Tokens), held(Unit::UncachedTokens));
+        let cost = Cost { requests: 1, tokens, uncached };
         let request = Request { cost, bytes: body.len() as u64, deadline };
         Ok(Self { pool, estimate, least, request, max_queued: config.admission.max_queued })
     }
@@ -90,7 +91,7 @@ impl Ask {
         let limit = quota.limit();
         match quota.unit() {
             Unit::Requests => format!("no request fits into {quota} ({limit})"),
-            Unit::Tokens => format!(
+            Unit::Tokens | Unit::UncachedTokens => format!(
                 "the request is estimated at {} tokens (prompt {}, output up to {}), {} at the very \
                  least, but {quota} never allows more than {limit}: lower max_completion_tokens (name \
                  it, if it is not named) or n, or shorten the prompt",
@@ -103,10 +104,11 @@ impl Ask {
     }
 }
 
-/// The tokens to hold: the bound on what the request costs, but no more than the smallest limit if
-/// the request itself may be below that. A bound errs upwards; the upstream's own count decides.
-fn within(profile: &Profile, bound: u64, least: u64) -> u64 {
-    let limits = profile.limits.iter().filter(|quota| quota.unit() == Unit::Tokens);
+/// The tokens to hold in `unit`: the bound on what the request costs, but no more than the smallest
+/// limit if the request itself may be below that. A bound errs upwards; the upstream's own count
+/// decides.
+fn within(profile: &Profile, unit: Unit, bound: u64, least: u64) -> u64 {
+    let limits = profile.limits.iter().filter(|quota| quota.unit() == unit);
     match limits.map(Constraint::limit).min() {
         Some(limit) if least <= limit => bound.min(limit),
         _ => bound,

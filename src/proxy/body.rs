@@ -167,7 +167,8 @@ impl Metered {
                 metrics.tokens_cached.inc_by(usage.cached);
                 #[expect(clippy::cast_precision_loss, reason = "a ratio for a histogram")]
                 metrics.estimate_ratio.observe(held as f64 / usage.total.max(1) as f64);
-                admitted.settle(Spent::Exact(Cost { requests: 1, tokens: usage.total }));
+                let uncached = usage.total.saturating_sub(usage.cached);
+                admitted.settle(Spent::Exact(Cost { uncached, ..Cost::new(1, usage.total) }));
             }
             None => {
                 if broken.is_none() {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod cancel;
+mod estimate;
 mod identity;
 mod limits;
 mod passing;

@@ -247,5 +247,5 @@ impl<'a> World<'a> {
 }
 
 fn cost(tokens: u64) -> Cost {
-    Cost { requests: 1, tokens }
+    Cost::new(1, tokens)
 }

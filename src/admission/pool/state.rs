@@ -268,8 +268,10 @@ impl State {
         match (grant.held, spend) {
             (Held::Here(hold), _) => self.ledger.release(hold, now),
             (Held::There(sent), Spend::Nothing) => self.ledger.reject(sent, now),
-            // A debt is the upstream's at once; only a refund has to be waited for.
+            // A debt is the upstream's at once; only a refund has to be waited for. A refund in one
+            // unit beside a debt in another is forgone: the hold ends once.
             (Held::There(sent), Spend::Spent(Spent::Exact(used))) if used.exceeds(sent.cost()) => {
+                let used = used.max(sent.cost());
                 self.ledger.settle(sent, Spent::Exact(used), now);
             }
             (Held::There(sent), Spend::Spent(spent)) => self.settle_later(sent, spent, now),

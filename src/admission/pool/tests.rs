@@ -36,7 +36,7 @@ fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
 impl Setup {
     fn request(&self, tokens: u64) -> Request {
         let deadline = self.epoch.now().after(10 * MINUTE);
-        Request { cost: Cost { requests: 1, tokens }, bytes: 100, deadline }
+        Request { cost: Cost::new(1, tokens), bytes: 100, deadline }
     }
 
     fn levels(&self) -> Vec<(i64, u64)> {
@@ -99,7 +99,7 @@ async fn a_settle_wakes_the_next_in_line() {
     first.sent();
     let mut second = pin!(setup.pool.admit(setup.request(3_000)));
     assert!(poll!(second.as_mut()).is_pending());
-    first.settle(Spent::Exact(Cost { requests: 1, tokens: 1_000 }));
+    first.settle(Spent::Exact(Cost::new(1, 1_000)));
     assert!(poll!(second.as_mut()).is_pending(), "the upstream has not refunded it yet");
     let before = setup.epoch.now();
     assert!(second.await.is_ok());
@@ -122,7 +122,7 @@ async fn a_cut_request_keeps_its_room_for_a_while_and_a_debt_counts_at_once() {
     advance(MINUTE).await;
     let mut debtor = setup.pool.admit(setup.request(1_000)).await.unwrap();
     debtor.sent();
-    debtor.settle(Spent::Exact(Cost { requests: 1, tokens: 7_000 }));
+    debtor.settle(Spent::Exact(Cost::new(1, 7_000)));
     assert_eq!(setup.levels()[1], (-1_000, 0));
 }
 
@@ -269,7 +269,7 @@ proptest! {
                         tokio::time::sleep(Duration::from_millis(service_ms)).await;
                         match fate {
                             1 => { admitted.reject(Rejection::default()); 0 }
-                            2 => { admitted.settle(Spent::Exact(Cost { requests: 1, tokens: tokens / 2 })); tokens / 2 }
+                            2 => { admitted.settle(Spent::Exact(Cost::new(1, tokens / 2))); tokens / 2 }
                             3 => { admitted.settle(Spent::Unknown); tokens }
                             _ => { drop(admitted); tokens }
                         }

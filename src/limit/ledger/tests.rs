@@ -12,7 +12,7 @@ fn at(nanos: u64) -> Timestamp {
 }
 
 fn tokens(tokens: u64) -> Cost {
-    Cost { requests: 1, tokens }
+    Cost::new(1, tokens)
 }
 
 fn ledger(limits: &[(Unit, u64, u64, Mode)]) -> Ledger {
@@ -135,6 +135,18 @@ fn a_drained_bucket_refills_and_a_clock_that_goes_back_mints_nothing() {
 
 fn modes() -> impl Strategy<Value = Mode> {
     prop_oneof![Just(Mode::Bucket), Just(Mode::Sliding), Just(fixed())]
+}
+
+#[test]
+fn cached_tokens_are_held_and_come_back() {
+    let both = [Unit::Tokens, Unit::UncachedTokens].map(|unit| (unit, 100, 60, Mode::Bucket));
+    let mut ledger = ledger(&both);
+    let now = Timestamp::default();
+    let hold = ledger.hold(Cost::new(1, 80), now).expect("both are full");
+    assert!(ledger.hold(Cost { uncached: 30, ..Cost::new(1, 10) }, now).is_err(), "held in full");
+    ledger.settle(hold.sent(), Spent::Exact(Cost { uncached: 20, ..Cost::new(1, 60) }), now);
+    let left: Vec<_> = ledger.levels(now).map(|level| level.available).collect();
+    assert_eq!(left, [40, 80]);
 }
 
 proptest! {
