@@ -28,9 +28,14 @@
 
 mod bucket;
 mod constraint;
+mod evidence;
+mod foreign;
+mod history;
 mod ledger;
 mod log;
+mod reading;
 mod window;
 
-pub use self::constraint::{BadConstraint, Constraint, Cost, Mode, Unit};
-pub use self::ledger::{Denied, Hold, Ledger, Level, Sent, Spent};
+pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
+pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
+pub use self::reading::Reading;

@@ -16,17 +16,19 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn full(quota: &Constraint, now: Timestamp) -> Self {
-        Self { level: scaled(quota, i128::from(quota.limit())), at: now }
+    /// A bucket of which `units` may be spent at `now`.
+    pub(super) fn with(quota: &Constraint, units: i128, now: Timestamp) -> Self {
+        Self { level: scaled(quota, units), at: now }
     }
 
     /// Counts the refill up to `now`, but never above what is left beside `held`: until a request
     /// is settled, the upstream may have charged it any time since it was sent, and what the
-    /// upstream's full bucket could not take in is lost.
-    pub(super) fn refill(&mut self, quota: &Constraint, held: i128, now: Timestamp) {
+    /// upstream's full bucket could not take in is lost. Of every window's limit, `drain` units are
+    /// taken to be used by others.
+    pub(super) fn refill(&mut self, quota: &Constraint, held: i128, drain: u64, now: Timestamp) {
         let elapsed = i128::from(now.as_nanos().saturating_sub(self.at.as_nanos()));
         self.at = self.at.max(now);
-        self.level += elapsed * i128::from(quota.limit());
+        self.level += elapsed * i128::from(quota.limit().saturating_sub(drain));
         self.cap(quota, held);
     }
 
@@ -42,10 +44,10 @@ impl Bucket {
     }
 
     /// The first instant at which `units` may be spent, if nothing else is.
-    pub(super) fn reaches(&self, quota: &Constraint, units: i128) -> Timestamp {
+    pub(super) fn reaches(&self, quota: &Constraint, units: i128, drain: u64) -> Timestamp {
         let missing = scaled(quota, units) - self.level;
-        let limit = i128::from(quota.limit());
-        let nanos = if missing <= 0 { 0 } else { (missing + limit - 1) / limit };
+        let rate = i128::from(quota.limit().saturating_sub(drain).max(1));
+        let nanos = if missing <= 0 { 0 } else { (missing + rate - 1) / rate };
         let nanos = u64::try_from(nanos).unwrap_or(u64::MAX);
         Timestamp::from_nanos(self.at.as_nanos().saturating_add(nanos))
     }
@@ -53,6 +55,11 @@ impl Bucket {
     /// Empties the bucket: the upstream said that nothing is left.
     pub(super) fn drain(&mut self) {
         self.level = self.level.min(0);
+    }
+
+    /// Sets the level to `units`: what the upstream's own word says is there at least.
+    pub(super) fn set(&mut self, quota: &Constraint, units: i128) {
+        self.level = scaled(quota, units);
     }
 
     fn cap(&mut self, quota: &Constraint, held: i128) {

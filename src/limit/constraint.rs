@@ -19,6 +19,14 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// Every unit.
+    pub const ALL: [Self; 3] = [Self::Requests, Self::Tokens, Self::UncachedTokens];
+
+    /// Its place in [`Self::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
     /// The unit's name in configuration, headers and metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -86,6 +94,20 @@ pub enum Mode {
     },
     /// Each charge exactly one window after it was made.
     Sliding,
+    /// Unknown: as `Sliding` until the upstream's answers show which of the others it is.
+    Auto,
+}
+
+/// Whether the limit that the upstream's answers name replaces the one configured.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Learn {
+    /// A smaller one at once, a larger one when it has been seen repeatedly.
+    #[default]
+    Both,
+    /// Only a smaller one: the configured limit is a budget.
+    Down,
+    /// Never.
+    Never,
 }
 
 impl Mode {
@@ -95,6 +117,7 @@ impl Mode {
             Self::Bucket => "bucket",
             Self::Fixed { .. } => "fixed",
             Self::Sliding => "sliding",
+            Self::Auto => "auto",
         }
     }
 }
@@ -107,6 +130,7 @@ pub struct Constraint {
     window: NonZeroU64,
     name: Arc<str>,
     mode: Mode,
+    learn: Learn,
 }
 
 /// Why a [`Constraint`] cannot exist.
@@ -158,7 +182,27 @@ impl Constraint {
             window: NonZeroU64::new(nanos(window)).ok_or(BadConstraint::Window)?,
             name: name.into(),
             mode,
+            learn: Learn::default(),
         })
+    }
+
+    /// The same, with limits learned in another way.
+    #[must_use]
+    pub const fn learning(mut self, learn: Learn) -> Self {
+        self.learn = learn;
+        self
+    }
+
+    /// Whether the upstream's own limit replaces this one.
+    pub const fn learn(&self) -> Learn {
+        self.learn
+    }
+
+    /// Keeps to another limit from now on; one that cannot be is ignored.
+    pub(super) fn relimit(&mut self, limit: u64) {
+        if let Some(limit) = NonZeroU64::new(limit.min(Self::MAX_LIMIT)) {
+            self.limit = limit;
+        }
     }
 
     /// What is counted.

@@ -1,7 +1,9 @@
 //! The ledger: every window of one pool, charged all or nothing.
 
-use crate::limit::window::{Room, Window};
-use crate::limit::{Constraint, Cost, Unit};
+use crate::limit::history::History;
+use crate::limit::reading::{Reading, Sighting};
+use crate::limit::window::{Acting, Around, Counted, Room, Window};
+use crate::limit::{Constraint, Cost, Mode, Unit};
 use crate::time::Timestamp;
 
 /// A twin of the upstream's own account of one quota: a vector of windows.
@@ -12,6 +14,44 @@ use crate::time::Timestamp;
 pub struct Ledger {
     windows: Vec<Window>,
     sent: u64,
+    /// Whether one request may go before anything is known, and which did.
+    probe: Probe,
+    /// By unit: what is held by requests whose answer's head has not been seen, by those that are
+    /// not settled, and what became of the others, by the time of their head.
+    unheard: [i128; Unit::ALL.len()],
+    open: [i128; Unit::ALL.len()],
+    heard: [History; Unit::ALL.len()],
+}
+
+/// What a ledger assumes of quotas of which it knows nothing.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ColdStart {
+    /// All unspent. A refusal sets it right.
+    #[default]
+    Full,
+    /// All spent: they refill from now on.
+    Empty,
+    /// Like `Empty`, but the first request may go; the head of its answer shows what is left. What
+    /// it does not show is taken to be unspent.
+    Probe,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Probe {
+    Wanted,
+    Sent,
+    Done,
+}
+
+/// Whose use a refusal by the upstream is due to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// This ledger's: it let in too much.
+    Attributable,
+    /// That of others with the same quota: what this ledger let in fits whatever the rules are.
+    Foreign,
+    /// A quota that is not configured.
+    Unlisted,
 }
 
 /// Units set aside in every window; nothing has been handed to the upstream yet.
@@ -19,6 +59,8 @@ pub struct Ledger {
 #[must_use = "a hold that is not ended keeps its units for ever"]
 pub struct Hold {
     cost: Cost,
+    at: Timestamp,
+    probe: bool,
 }
 
 /// A hold whose request is at the upstream, or may be.
@@ -26,7 +68,11 @@ pub struct Hold {
 #[must_use = "a hold that is not ended keeps its units for ever"]
 pub struct Sent {
     cost: Cost,
+    sent_at: Timestamp,
     charged_at: Option<Timestamp>,
+    probe: bool,
+    /// The windows whose level counts this request as reserved, by the upstream's own word.
+    counted: Counted<u32>,
 }
 
 /// What a sent request turned out to have used.
@@ -61,12 +107,19 @@ pub enum Denied {
 pub struct Level<'a> {
     /// The constraint.
     pub quota: &'a Constraint,
+    /// How it is taken to refill now: not `Auto`, and `Sliding` where that has become doubtful.
+    pub mode: Mode,
     /// Whole units that may be spent now; below zero in debt.
     pub available: i64,
     /// Units held by requests that are not settled.
     pub held: u64,
     /// When the whole limit is there again if nothing more is spent, or the calendar window ends.
     pub resets_at: Timestamp,
+    /// Units by which the last answer showed the ledger to have been ahead of the upstream; behind
+    /// it, if negative. Zero where the two agree.
+    pub drift: i64,
+    /// Units per window that others with the same quota are taken to use.
+    pub foreign: u64,
 }
 
 impl Hold {
@@ -77,7 +130,8 @@ impl Hold {
 
     /// Marks the request as handed to the upstream; called before its first byte is.
     pub const fn sent(self) -> Sent {
-        Sent { cost: self.cost, charged_at: None }
+        let Self { cost, at, probe } = self;
+        Sent { cost, sent_at: at, charged_at: None, probe, counted: Counted { bucket: 0, log: 0 } }
     }
 }
 
@@ -91,8 +145,16 @@ impl Sent {
 impl Ledger {
     /// A ledger whose quotas are all unspent at `now`.
     pub fn new(constraints: Vec<Constraint>, now: Timestamp) -> Self {
-        let windows = constraints.into_iter().map(|quota| Window::full(quota, now)).collect();
-        Self { windows, sent: 0 }
+        Self::cold(constraints, ColdStart::Full, now)
+    }
+
+    /// A ledger that begins at `now` and knows nothing of what was spent before.
+    pub fn cold(constraints: Vec<Constraint>, start: ColdStart, now: Timestamp) -> Self {
+        let empty = start != ColdStart::Full;
+        let probe = if start == ColdStart::Probe { Probe::Wanted } else { Probe::Done };
+        let windows = constraints.into_iter().map(|quota| Window::new(quota, empty, now)).collect();
+        let (unheard, open) = Default::default();
+        Self { windows, sent: 0, probe, unheard, open, heard: Default::default() }
     }
 
     /// Holds `cost` in every window.
@@ -106,7 +168,21 @@ impl Ledger {
             window.hold(cost.of(window.quota().unit()));
         }
         self.sent += 1;
-        Ok(Hold { cost })
+        self.count(cost, |ledger, unit, units| {
+            ledger.unheard[unit] += units;
+            ledger.open[unit] += units;
+        });
+        let probe = self.probe == Probe::Wanted;
+        if probe {
+            self.probe = Probe::Sent;
+        }
+        Ok(Hold { cost, at: now, probe })
+    }
+
+    fn count(&mut self, cost: Cost, mut add: impl FnMut(&mut Self, usize, i128)) {
+        for unit in Unit::ALL {
+            add(self, unit.index(), i128::from(cost.of(unit)));
+        }
     }
 
     /// Whether `cost` could be held now, without holding it.
@@ -124,6 +200,9 @@ impl Ledger {
                 Room::AfterSettle => None,
                 Room::Never => return Err(Denied::Wall { constraint: index }),
             };
+            if self.probe == Probe::Wanted {
+                continue;
+            }
             let later = |other: Option<Timestamp>| {
                 until.unwrap_or(Timestamp::MAX) > other.unwrap_or(Timestamp::MAX)
             };
@@ -154,43 +233,102 @@ impl Ledger {
             window.advance(now);
             window.charged(sent.cost.of(window.quota().unit()), now);
         }
+        self.count(sent.cost, |ledger, unit, units| {
+            ledger.unheard[unit] -= units;
+            ledger.heard[unit].add(now, units);
+        });
+        if sent.probe {
+            sent.probe = false;
+            self.probe = Probe::Done;
+            self.windows.iter_mut().for_each(|window| window.fill(now));
+        }
+    }
+
+    /// Takes the levels that the head of an answer shows for what they are: the upstream's own, at
+    /// some instant between sending the request and now, with the request charged unless the answer
+    /// is a refusal. To be called after [`Self::charged`] where it was charged.
+    pub fn observe<'a>(
+        &mut self,
+        sent: &mut Sent,
+        readings: impl IntoIterator<Item = Reading<'a>>,
+        now: Timestamp,
+    ) {
+        for reading in readings {
+            let Reading { unit, window: name, limit, remaining } = reading;
+            let Some(index) = self.index_of(unit, name) else { continue };
+            let (at, own) = (unit.index(), i128::from(sent.cost.of(unit)));
+            // What it says leaves open whether those are in it that were not heard of before.
+            let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - own;
+            let around = Around { sent_at: sent.sent_at, later, open: self.open[at] };
+            let window = &mut self.windows[index];
+            window.advance(now);
+            let counted = window.observe(Sighting { limit, remaining }, around, now);
+            let bit = 1_u32.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+            sent.counted.bucket |= if counted.bucket { bit } else { 0 };
+            sent.counted.log |= if counted.log { bit } else { 0 };
+        }
+    }
+
+    fn index_of(&self, unit: Unit, name: &str) -> Option<usize> {
+        self.windows.iter().position(|it| it.quota().unit() == unit && it.quota().name() == name)
     }
 
     /// Ends a hold with what the request used: the difference comes back, or becomes debt.
     ///
     /// To be called only after the upstream's own refund, or the two accounts part.
-    #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     pub fn settle(&mut self, sent: Sent, spent: Spent, now: Timestamp) {
         let used = match spent {
             Spent::Exact(cost) => cost,
             Spent::Unknown => sent.cost,
         };
-        for window in &mut self.windows {
-            let unit = window.quota().unit();
-            window.advance(now);
-            window.settle(sent.cost.of(unit), used.of(unit), sent.charged_at, now);
-        }
+        self.end(sent, used, now);
     }
 
     /// Ends a hold whose request the upstream refused without charging it.
-    #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     pub fn reject(&mut self, sent: Sent, now: Timestamp) {
-        for window in &mut self.windows {
-            let units = sent.cost.of(window.quota().unit());
+        self.end(sent, Cost::default(), now);
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
+    fn end(&mut self, sent: Sent, used: Cost, now: Timestamp) {
+        for (index, window) in self.windows.iter_mut().enumerate() {
+            let unit = window.quota().unit();
+            let bit = |bits: u32| bits >> index.min(31) & 1 == 1;
+            let counted = Counted { bucket: bit(sent.counted.bucket), log: bit(sent.counted.log) };
             window.advance(now);
-            window.settle(units, 0, sent.charged_at, now);
+            window.settle(sent.cost.of(unit), used.of(unit), sent.charged_at, counted, now);
+        }
+        for unit in Unit::ALL {
+            let [held, used] = [sent.cost, used].map(|cost| i128::from(cost.of(unit)));
+            let unit = unit.index();
+            self.open[unit] -= held;
+            match sent.charged_at {
+                Some(at) => {
+                    self.heard[unit].change(at, used.min(held) - held);
+                    // When the upstream charged what came on top is not known.
+                    self.heard[unit].add(now, (used - held).max(0));
+                }
+                None => {
+                    self.unheard[unit] -= held;
+                    self.heard[unit].add(now, used);
+                }
+            }
+        }
+        if sent.probe {
+            // It was not to be: the next one tells.
+            self.probe = Probe::Wanted;
         }
     }
 
     /// Takes the upstream's word that a quota is used up, whatever the ledger believed: the windows
-    /// of `unit` called `name` are emptied where emptying heals by itself (`bucket`).
-    pub fn drained(&mut self, unit: Unit, name: &str, now: Timestamp) {
-        for window in &mut self.windows {
-            if window.quota().unit() == unit && window.quota().name() == name {
-                window.advance(now);
-                window.drain();
-            }
-        }
+    /// of `unit` called `name` are emptied where emptying heals by itself. Tells whose use that was.
+    pub fn drained(&mut self, unit: Unit, name: &str, now: Timestamp) -> Blame {
+        let Some(index) = self.index_of(unit, name) else { return Blame::Unlisted };
+        let window = &mut self.windows[index];
+        window.advance(now);
+        let foreign = window.refused(now);
+        window.drain();
+        if foreign { Blame::Foreign } else { Blame::Attributable }
     }
 
     /// The constraint with this index, as counted by [`Denied`].
@@ -203,7 +341,14 @@ impl Ledger {
         self.windows.iter_mut().map(move |window| {
             window.advance(now);
             Level {
-                available: i64::try_from(window.available()).unwrap_or(i64::MIN),
+                available: i64::try_from(window.available(now)).unwrap_or(i64::MIN),
+                mode: match window.acting(now) {
+                    Acting::Bucket => Mode::Bucket,
+                    Acting::Fixed(periods) => Mode::Fixed { skew: periods.skew },
+                    Acting::Sliding => Mode::Sliding,
+                },
+                drift: i64::try_from(window.drift()).unwrap_or(i64::MAX),
+                foreign: window.foreign(now),
                 held: u64::try_from(window.held()).unwrap_or(0),
                 resets_at: window.resets_at(now),
                 quota: window.quota(),
@@ -220,7 +365,7 @@ impl Ledger {
     pub fn is_untouched(&mut self, now: Timestamp) -> bool {
         self.windows.iter_mut().all(|window| {
             window.advance(now);
-            window.is_untouched()
+            window.is_untouched(now)
         })
     }
 }

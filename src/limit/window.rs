@@ -1,31 +1,66 @@
 //! One constraint and its state: a level, and what is held beside it.
 //!
-//! A hold counts in full from the moment it is placed. Under `bucket` it also keeps its room free
-//! until it is settled, because the upstream may charge and refund it at any instant in between (a
-//! count of requests is never refunded: there the charge ends the hold).
-//! Under `fixed` and `sliding` the charge gets its time when the head of the answer is seen; until
-//! then it counts in every window, however long that takes.
+//! A hold counts in full from the moment it is placed. In a bucket it also keeps its room free until
+//! it is settled, because the upstream may charge and refund it at any instant in between (a count
+//! of requests is never refunded: there the charge ends the hold).
+//! In the log the charge gets its time when the head of the answer is seen; until then it counts in
+//! every window, however long that takes.
+//!
+//! Both accounts are always kept: a window that is taken for a bucket and turns out not to be one
+//! needs to know what it let in during the window before.
 
 use crate::limit::bucket::Bucket;
-use crate::limit::log::{Log, next_boundary};
-use crate::limit::{Constraint, Mode, Unit};
+use crate::limit::constraint::{Constraint, Mode, Unit};
+use crate::limit::evidence::{Evidence, View};
+use crate::limit::foreign::Foreign;
+use crate::limit::history::History;
+use crate::limit::log::{Log, Periods};
+use crate::limit::reading::{Headers, Sighting};
 use crate::time::Timestamp;
 
 /// A constraint with its state.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     quota: Constraint,
+    /// How the upstream is taken to refill, unless a contradiction is too recent.
+    mode: Acting,
+    /// Until when nothing but `sliding` is trusted.
+    doubted_until: Timestamp,
     /// Units held by requests that are not settled.
     held: i128,
     /// The part of `held` whose charge has a time: it stands in the log already.
     timed: i128,
-    state: State,
+    /// Units spent in all, or held.
+    spent: i128,
+    bucket: Bucket,
+    log: Log,
+    /// What came back to the bucket other than by time: from requests, and by the upstream's word.
+    refunds: History,
+    raised: History,
+    /// What came back to the log.
+    returned: History,
+    /// Who was charged before this instant stands in what the upstream said last, as reserved there:
+    /// for each of the two accounts that was set by it.
+    forfeit_before: Counted<Timestamp>,
+    headers: Headers,
+    foreign: Foreign,
+    evidence: Option<Evidence>,
+    drift: i128,
 }
 
-#[derive(Clone, Debug)]
-enum State {
-    Bucket(Bucket),
-    Log(Log),
+/// What a window goes by now.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Acting {
+    Bucket,
+    Fixed(Periods),
+    Sliding,
+}
+
+/// Something that the bucket and the log each have of their own.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Counted<T = bool> {
+    pub(super) bucket: T,
+    pub(super) log: T,
 }
 
 /// When a window has room for a number of units.
@@ -41,13 +76,70 @@ pub(super) enum Room {
     Never,
 }
 
+/// What an answer's head says of the level at the time of its charge.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    least: i128,
+    most: i128,
+    ours: bool,
+}
+
+impl Bounds {
+    /// By how much `level` is above what can have become of the most, `gained` since included; below
+    /// zero, by how much it is below the least.
+    fn drift(&self, level: i128, gained: i128) -> i128 {
+        if level < self.least && self.ours {
+            level - self.least
+        } else {
+            (level - self.most - gained).max(0)
+        }
+    }
+}
+
+/// What surrounds the charge of the request whose answer shows a level.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    /// When it was sent, at the earliest.
+    pub(super) sent_at: Timestamp,
+    /// Units of other requests that the upstream may have charged after it, in full.
+    pub(super) later: i128,
+    /// Units of requests that are at the upstream and have not been settled.
+    pub(super) open: i128,
+}
+
 impl Window {
-    pub(super) fn full(quota: Constraint, now: Timestamp) -> Self {
-        let state = match quota.mode() {
-            Mode::Bucket => State::Bucket(Bucket::full(&quota, now)),
-            Mode::Fixed { .. } | Mode::Sliding => State::Log(Log::empty(&quota)),
+    pub(super) fn new(quota: Constraint, empty: bool, now: Timestamp) -> Self {
+        let (mode, periods) = match quota.mode() {
+            Mode::Bucket => (Acting::Bucket, None),
+            Mode::Fixed { skew } => {
+                let periods = Periods { phase: 0, skew };
+                (Acting::Fixed(periods), Some(periods))
+            }
+            Mode::Sliding | Mode::Auto => (Acting::Sliding, None),
         };
-        Self { quota, held: 0, timed: 0, state }
+        let limit = i128::from(quota.limit());
+        let mut log = Log::empty(quota.window_nanos().get(), periods);
+        if empty {
+            log.charge(limit, now);
+        }
+        Self {
+            mode,
+            doubted_until: Timestamp::default(),
+            held: 0,
+            timed: 0,
+            spent: 0,
+            bucket: Bucket::with(&quota, if empty { 0 } else { limit }, now),
+            log,
+            refunds: History::default(),
+            raised: History::default(),
+            returned: History::default(),
+            forfeit_before: Counted::default(),
+            headers: Headers::default(),
+            foreign: Foreign::default(),
+            evidence: (quota.mode() == Mode::Auto).then(Evidence::default),
+            drift: 0,
+            quota,
+        }
     }
 
     pub(super) fn quota(&self) -> &Constraint {
@@ -58,36 +150,74 @@ impl Window {
         self.held
     }
 
+    /// What the last answer showed the ledger to be ahead of the upstream; behind it, if negative.
+    pub(super) fn drift(&self) -> i128 {
+        self.drift
+    }
+
+    pub(super) fn foreign(&self, now: Timestamp) -> u64 {
+        self.foreign.drain(now)
+    }
+
+    /// What the window goes by at `now`.
+    pub(super) fn acting(&self, now: Timestamp) -> Acting {
+        if now < self.doubted_until { Acting::Sliding } else { self.mode }
+    }
+
     /// Counts what came back up to `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
-        match &mut self.state {
-            State::Bucket(bucket) => bucket.refill(&self.quota, self.held, now),
-            State::Log(log) => log.expire(&self.quota, now),
-        }
+        let drain = self.foreign.drain(now);
+        self.bucket.refill(&self.quota, self.held, drain, now);
+        let returned = self.log.expire(now, self.is_fixed(now));
+        self.returned.add(now, returned);
     }
 
     /// Whole units that may be spent, as of the last [`Self::advance`]; below zero in debt.
-    pub(super) fn available(&self) -> i128 {
-        match &self.state {
-            State::Bucket(bucket) => bucket.available(&self.quota),
-            State::Log(log) => {
-                i128::from(self.quota.limit()) - (self.held - self.timed) - log.used()
-            }
+    pub(super) fn available(&self, now: Timestamp) -> i128 {
+        match self.acting(now) {
+            Acting::Bucket => self.bucket.available(&self.quota),
+            Acting::Fixed(_) => self.logged(true),
+            // Without debt the bucket is never the lower one; a log forgets a debt too soon.
+            Acting::Sliding => self.logged(false).min(self.bucket.available(&self.quota)),
         }
     }
 
+    fn logged(&self, fixed: bool) -> i128 {
+        self.limit() - (self.held - self.timed) - self.log.used(fixed)
+    }
+
+    fn limit(&self) -> i128 {
+        i128::from(self.quota.limit())
+    }
+
+    fn is_fixed(&self, now: Timestamp) -> bool {
+        matches!(self.acting(now), Acting::Fixed(_))
+    }
+
     pub(super) fn room(&self, units: u64, now: Timestamp) -> Room {
-        let (units, limit) = (i128::from(units), i128::from(self.quota.limit()));
-        if units > limit {
+        let units = i128::from(units);
+        if units > self.limit() {
             return Room::Never;
         }
-        if self.available() >= units {
+        // Others may take it before it arrives; but the whole limit is enough for anything.
+        let kept = self.foreign.floor(now).min(self.limit() - self.held - units).max(0);
+        let units = units + kept;
+        if self.available(now) >= units {
             return Room::Now;
         }
-        let at = match &self.state {
-            State::Bucket(_) if units > limit - self.held => None,
-            State::Bucket(bucket) => Some(bucket.reaches(&self.quota, units)),
-            State::Log(log) => log.frees(&self.quota, units - self.available(), now),
+        let bucket = || {
+            let fits = units <= self.limit() - self.held;
+            let drain = self.foreign.drain(now);
+            fits.then(|| self.bucket.reaches(&self.quota, units, drain))
+        };
+        let log = |fixed: bool| {
+            let missing = units - self.logged(fixed);
+            if missing <= 0 { Some(now) } else { self.log.frees(missing, now, fixed) }
+        };
+        let at = match self.acting(now) {
+            Acting::Bucket => bucket(),
+            Acting::Fixed(_) => log(true),
+            Acting::Sliding => bucket().and_then(|at| log(false).map(|other| at.max(other))),
         };
         at.map_or(Room::AfterSettle, Room::At)
     }
@@ -96,81 +226,190 @@ impl Window {
     pub(super) fn hold(&mut self, units: u64) {
         let units = i128::from(units);
         self.held += units;
-        if let State::Bucket(bucket) = &mut self.state {
-            bucket.add(&self.quota, -units, self.held);
-        }
+        self.spent += units;
+        self.bucket.add(&self.quota, -units, self.held);
     }
 
     /// The upstream has charged the held `units`, at `now` at the latest.
     pub(super) fn charged(&mut self, units: u64, now: Timestamp) {
-        let (units, is_final) = (i128::from(units), self.is_final());
-        match &mut self.state {
-            State::Log(log) => {
-                self.timed += units;
-                log.charge(units, now);
-            }
-            // Nothing of a request count is ever refunded: its room need not be kept free.
-            State::Bucket(_) if is_final => self.held -= units,
-            State::Bucket(_) => {}
+        let units = i128::from(units);
+        self.log.charge(units, now);
+        if self.is_final() {
+            self.held -= units;
+        } else {
+            self.timed += units;
         }
     }
 
-    /// Replaces a hold of `units` by the `used` ones.
+    /// Replaces a hold of `units` by the `used` ones. `counted`: the upstream has said what it had
+    /// left with this request among what it counted; a refund will show in what it says next.
     pub(super) fn settle(
         &mut self,
         units: u64,
         used: u64,
         charged_at: Option<Timestamp>,
+        counted: Counted,
         now: Timestamp,
     ) {
         let (units, used) = (i128::from(units), i128::from(used));
-        if !(charged_at.is_some() && self.is_final()) {
+        let is_final = charged_at.is_some() && self.is_final();
+        if !is_final {
             self.held -= units;
         }
-        match (&mut self.state, charged_at) {
-            (State::Bucket(bucket), _) => {
-                bucket.add(&self.quota, units - used, self.held);
+        self.spent -= units - used;
+        // A debt is one whatever the upstream has said.
+        let back = |counted: bool, before: Timestamp| {
+            let counted = counted || charged_at.is_some_and(|at| at < before);
+            if counted { (units - used).min(0) } else { units - used }
+        };
+        let refund = back(counted.bucket, self.forfeit_before.bucket);
+        self.bucket.add(&self.quota, refund, self.held);
+        self.refunds.add(now, refund.max(0));
+        let Some(at) = charged_at else {
+            if used > 0 {
+                self.log.charge(used, now);
             }
-            (State::Log(log), Some(at)) => {
-                self.timed -= units;
-                // A refund of a charge that has run out is worth nothing, a debt still is.
-                if !log.amend(used - units, at) && used > units {
-                    log.charge(used - units, now);
-                }
-            }
-            (State::Log(log), None) if used > 0 => log.charge(used, now),
-            (State::Log(_), None) => {}
+            return;
+        };
+        if !is_final {
+            self.timed -= units;
         }
+        // A refund of a charge that has run out is worth nothing, a debt still is.
+        let refund = back(counted.log, self.forfeit_before.log);
+        if refund != 0 && !self.log.amend(-refund, at) && refund < 0 {
+            self.log.charge(-refund, now);
+        }
+        self.returned.add(now, refund.max(0));
     }
 
     /// Whether a charge is final when it is made, so that a hold ends there.
     fn is_final(&self) -> bool {
-        self.quota.unit() == Unit::Requests && matches!(self.state, State::Bucket(_))
+        self.quota.unit() == Unit::Requests
+    }
+
+    /// Learns from what an answer's head showed of this window; tells which accounts went by it.
+    pub(super) fn observe(&mut self, seen: Sighting, around: Around, now: Timestamp) -> Counted {
+        if let Some(limit) = self.headers.limit(seen.limit, &self.quota) {
+            self.quota.relimit(limit);
+            self.advance(now);
+        }
+        let Some(remaining) = seen.remaining else { return Counted::default() };
+        let grain = i128::from(self.headers.grain(remaining, self.quota.limit()));
+        let shown = i128::from(remaining.min(seen.limit.unwrap_or(u64::MAX)));
+        // A larger quota than the one kept to says nothing of how much of this one is left.
+        let ours = seen.limit.is_none_or(|limit| limit <= self.quota.limit());
+        let least = (shown - grain - around.later).min(self.limit() - self.held);
+        let bounds = Bounds { least, most: shown + grain, ours };
+        let (bucket, from_bucket) = self.observe_bucket(bounds, around.sent_at, now);
+        let acting = self.acting(now);
+        let (log, from_log) = match acting {
+            Acting::Bucket => (false, 0),
+            Acting::Fixed(_) | Acting::Sliding => self.observe_log(bounds, around.sent_at, now),
+        };
+        self.drift = if acting == Acting::Bucket { from_bucket } else { from_log };
+        self.foreign.note(&self.quota, self.drift.max(0), shown, self.spent, now);
+        self.weigh(shown, around, now);
+        Counted { bucket, log }
+    }
+
+    /// Sets the bucket to the least that there is where it is below it, or above the most.
+    fn observe_bucket(&mut self, bounds: Bounds, since: Timestamp, now: Timestamp) -> (bool, i128) {
+        let level = self.bucket.available(&self.quota);
+        let gained = self.refunds.since(since) + self.raised.since(since);
+        let drift = bounds.drift(level, gained + self.earned_since(since, now));
+        if drift != 0 {
+            self.bucket.set(&self.quota, bounds.least);
+            self.raised.add(now, (bounds.least - level).max(0));
+            self.forfeit_before.bucket = self.forfeit_before.bucket.max(since);
+        }
+        (drift != 0, drift)
+    }
+
+    /// The same for the log: what is too much comes off the oldest charges, what is missing was
+    /// charged by others, now at the latest.
+    fn observe_log(&mut self, bounds: Bounds, since: Timestamp, now: Timestamp) -> (bool, i128) {
+        let fixed = self.is_fixed(now);
+        let level = self.logged(fixed);
+        let drift = bounds.drift(level, self.returned.since(since));
+        match drift.signum() {
+            -1 => {
+                self.log.forgive(-drift, fixed);
+                self.returned.add(now, -drift);
+            }
+            1 => self.log.charge(level - bounds.least, now),
+            _ => return (false, 0),
+        }
+        self.forfeit_before.log = self.forfeit_before.log.max(since);
+        (true, drift)
+    }
+
+    /// What continuous refill adds at most between two instants, in whole units.
+    fn earned_since(&self, from: Timestamp, now: Timestamp) -> i128 {
+        let elapsed = i128::from(now.as_nanos().saturating_sub(from.as_nanos()));
+        (elapsed * self.limit() + i128::from(self.quota.window_nanos().get()) - 1)
+            / i128::from(self.quota.window_nanos().get())
+    }
+
+    /// Lets what was seen speak for or against each way to refill, where that is open.
+    fn weigh(&mut self, shown: i128, around: Around, now: Timestamp) {
+        let Some(evidence) = &mut self.evidence else { return };
+        let view = View { shown, spent: self.spent, unsure: around.later + around.open };
+        let Some(mode) = evidence.weigh(&self.quota, view, around.sent_at, now) else { return };
+        if let Acting::Fixed(periods) = mode {
+            self.log.set_periods(periods);
+            self.log.expire(now, false);
+        }
+        self.mode = mode;
+    }
+
+    /// Whether what this pool itself let in cannot be too much, however the upstream counts: then a
+    /// refusal is due to others. Else the way in which the window is taken to refill is wrong, and
+    /// it is not trusted for two windows.
+    pub(super) fn refused(&mut self, now: Timestamp) -> bool {
+        let foreign = self.logged(false) >= 0;
+        if !foreign {
+            let doubt = self.quota.window() * 2;
+            self.doubted_until = self.doubted_until.max(now.after(doubt));
+            if let Some(evidence) = &mut self.evidence {
+                *evidence = Evidence::default();
+                self.mode = Acting::Sliding;
+            }
+        }
+        foreign
     }
 
     /// Takes the upstream's word that nothing is left now.
     pub(super) fn drain(&mut self) {
-        if let State::Bucket(bucket) = &mut self.state {
-            bucket.drain();
+        self.bucket.drain();
+    }
+
+    /// Takes everything as unspent but for what is held: nothing is known to the contrary.
+    pub(super) fn fill(&mut self, now: Timestamp) {
+        self.bucket.set(&self.quota, self.limit() - self.held);
+        self.log = Log::empty(self.quota.window_nanos().get(), self.periods());
+        self.log.charge(self.timed, now);
+    }
+
+    fn periods(&self) -> Option<Periods> {
+        match self.mode {
+            Acting::Fixed(periods) => Some(periods),
+            Acting::Bucket | Acting::Sliding => None,
         }
     }
 
-    /// When the whole limit may be spent again, or the calendar window ends; what is held now is
-    /// taken as settled.
+    /// When the whole limit may be spent again, or the period ends; what is held now is taken as
+    /// settled.
     pub(super) fn resets_at(&self, now: Timestamp) -> Timestamp {
-        match (&self.state, self.quota.mode()) {
-            (State::Log(_), Mode::Fixed { skew }) => {
-                next_boundary(self.quota.window_nanos().get(), skew, now)
-            }
-            (State::Log(log), _) => log.clear_at(&self.quota, now),
-            (State::Bucket(bucket), _) => {
-                bucket.reaches(&self.quota, i128::from(self.quota.limit()))
-            }
+        let drain = self.foreign.drain(now);
+        match self.acting(now) {
+            Acting::Fixed(periods) => periods.next(self.quota.window_nanos().get(), now),
+            Acting::Sliding => self.log.clear_at(now),
+            Acting::Bucket => self.bucket.reaches(&self.quota, self.limit(), drain),
         }
     }
 
     /// Whether a new window in its place would behave the same.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.held == 0 && self.available() == i128::from(self.quota.limit())
+    pub(super) fn is_untouched(&self, now: Timestamp) -> bool {
+        self.held == 0 && self.available(now) == self.limit()
     }
 }
