@@ -37,5 +37,5 @@ mod reading;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
-pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
+pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Refusal, Sent, Spent};
 pub use self::reading::Reading;

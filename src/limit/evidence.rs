@@ -15,10 +15,18 @@ use crate::limit::log::Periods;
 use crate::limit::window::Acting;
 use crate::time::Timestamp;
 
-/// Looks are at least this part of a window apart.
+/// Looks are at least this part of a window apart, and as much longer as it takes for what refills to
+/// be more than what is on its way; but not longer than half of it, or nothing can be told from them.
 const APART: u64 = 16;
-/// Looks in a row that only continuous refill explains, before it is believed: half a window.
+const FAR_APART: u64 = 2;
+/// A look is one only if less than one part in so many of the limit is on its way.
+const CALM: i128 = 8;
+/// Looks in a row that continuous refill explains, before it is believed; and what it gets wrong in
+/// all of them must be one part in so many of what a log gets wrong.
 const REFILLS: u8 = 8;
+const BETTER: i128 = 4;
+/// Looks in a row that speak against periods, before others are suspected rather than the mode.
+const HINTS: u8 = 2;
 /// Jumps at the same phase, before fixed periods are believed.
 const JUMPS: u8 = 3;
 /// How far amounts may be off, in per cent of what would come back.
@@ -32,7 +40,11 @@ pub(super) struct Evidence {
     last: Option<Look>,
     /// What was spent by when, over the last window: what a sliding log would bring back.
     spent: VecDeque<(Timestamp, i128)>,
+    /// Looks in a row that may be due to continuous refill, and are not due to fixed periods; by how
+    /// many units that, and a log, was off in all of them.
     refills: u8,
+    off: i128,
+    log_off: i128,
     jumps: u8,
     /// In which part of the period every jump so far was.
     phase: Option<Arc>,
@@ -43,6 +55,15 @@ pub(super) struct Evidence {
 struct Arc {
     start: u64,
     length: u64,
+}
+
+/// What a look shows.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Finding {
+    /// There is enough evidence for a way to refill.
+    Adopt(Acting),
+    /// Nothing came back although it was used: no bucket does that.
+    NoRefill,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,30 +85,43 @@ pub(super) struct View {
 }
 
 impl Evidence {
-    /// Takes another look into account; returns the way to refill that is believed from now on, if
-    /// that changes.
+    /// Whether lately what came back was what continuous refill brings, and periods do not.
+    pub(super) fn shows_refill(&self) -> bool {
+        self.refills >= HINTS
+    }
+
+    /// Takes another look into account; returns what it shows, if anything.
     pub(super) fn weigh(
         &mut self,
         quota: &Constraint,
         view: View,
         sent_at: Timestamp,
         now: Timestamp,
-    ) -> Option<Acting> {
+    ) -> Option<Finding> {
+        let window = quota.window_nanos().get();
+        let newest = self.spent.back().map_or(0, |(at, _)| at.as_nanos());
+        if now.as_nanos().saturating_sub(newest) >= window / (APART * 4) {
+            self.spent.push_back((now, view.spent));
+        }
+        // In the middle of a burst nothing can be told.
+        if view.unsure > i128::from(quota.limit()) / CALM {
+            return None;
+        }
         let look = Look { sent_at, seen_at: now, view };
         let Some(last) = self.last else {
-            self.spent.push_back((now, view.spent));
             self.last = Some(look);
             return None;
         };
-        let window = quota.window_nanos().get();
-        if sent_at < last.seen_at
-            || sent_at.as_nanos() - last.seen_at.as_nanos() < window / APART
-        {
+        let apart = sent_at.as_nanos().saturating_sub(last.seen_at.as_nanos());
+        if apart < window / APART {
+            return None;
+        }
+        let earned = i128::from(quota.limit()) * i128::from(apart) / i128::from(window);
+        if (last.view.unsure + view.unsure) * 2 > earned && apart < window / FAR_APART {
             return None;
         }
         self.last = Some(look);
         let slid = self.slid(&last, &look, quota);
-        self.spent.push_back((now, view.spent));
         self.judge(quota, &last, &look, slid)
     }
 
@@ -113,7 +147,7 @@ impl Evidence {
         last: &Look,
         look: &Look,
         (least_slid, most_slid): (i128, i128),
-    ) -> Option<Acting> {
+    ) -> Option<Finding> {
         let (window, limit) = (quota.window_nanos().get(), i128::from(quota.limit()));
         let back = look.view.shown - last.view.shown + look.view.spent - last.view.spent;
         let unsure = last.view.unsure + look.view.unsure;
@@ -123,30 +157,30 @@ impl Evidence {
         let explains = |least: i128, most: i128| {
             back + unsure + tolerance >= least && back - unsure - tolerance <= most
         };
-        // A full bucket takes in no more; then it says nothing.
+        // A full bucket takes in no more.
+        let refill = earned.min(limit - last.view.shown);
         let full = look.view.shown + unsure + tolerance >= limit;
         let (refilled, slid, nothing) =
-            (explains(earned, earned), explains(least_slid, most_slid), explains(0, 0));
-        if full && !nothing {
-            // Only a jump fills it while it is used: but so may anything after a pause.
-            return self.jump(quota, last, look, slid || refilled);
-        }
-        match (refilled, slid, nothing) {
-            (true, false, false) => {
+            (explains(refill, earned), explains(least_slid, most_slid), explains(0, 0));
+        if refilled {
+            // Over half a window or more, a jump may bring back as much.
+            let short = elapsed < i128::from(window / FAR_APART);
+            if !full && !nothing && short && refill == earned {
                 self.jumps = 0;
                 self.refills = self.refills.saturating_add(1);
-                (self.refills == REFILLS).then_some(Acting::Bucket)
+                self.off += (back - earned).abs();
+                self.log_off += (back - i128::midpoint(least_slid, most_slid)).abs();
+                let better = self.off * BETTER < self.log_off;
+                return (self.refills >= REFILLS && better)
+                    .then_some(Finding::Adopt(Acting::Bucket));
             }
-            (true, _, _) => None,
-            (false, ..) => {
-                let adopted = self.refills >= REFILLS;
-                self.refills = 0;
-                if !nothing {
-                    return self.jump(quota, last, look, slid);
-                }
-                adopted.then_some(Acting::Sliding)
-            }
+            return None;
         }
+        (self.refills, self.off, self.log_off) = (0, 0, 0);
+        if nothing {
+            return Some(Finding::NoRefill);
+        }
+        self.jump(quota, last, look, slid)
     }
 
     /// More came back than by refill. Tells whether periods are believed from now on.
@@ -156,7 +190,7 @@ impl Evidence {
         last: &Look,
         look: &Look,
         explained: bool,
-    ) -> Option<Acting> {
+    ) -> Option<Finding> {
         if explained {
             return None;
         }
@@ -175,9 +209,9 @@ impl Evidence {
         let skew = Duration::from_nanos(phase.length / 2) + SKEW;
         if self.jumps >= JUMPS && skew < quota.window() / 4 {
             let phase = (phase.start + phase.length / 2) % window;
-            return Some(Acting::Fixed(Periods { phase, skew }));
+            return Some(Finding::Adopt(Acting::Fixed(Periods { phase, skew })));
         }
-        believed.then_some(Acting::Sliding)
+        believed.then_some(Finding::Adopt(Acting::Sliding))
     }
 }
 

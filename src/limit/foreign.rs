@@ -1,10 +1,12 @@
 //! What others take from the same quota, as far as the upstream's answers show it.
 //!
 //! Nothing is assumed of others until an answer contradicts the ledger. From then on the refill is
-//! reckoned without their share, and a margin as large as the largest surprise is kept free, both
-//! until nothing of the kind has been seen for two windows.
+//! reckoned without their share, and a margin against surprises is kept free, both until nothing of
+//! the kind has been seen for two windows. The margin grows by every request that is refused because
+//! of others, and fades slowly: as large as it has to be for refusals to be rare.
 
 use crate::limit::constraint::Constraint;
+use crate::limit::evidence::View;
 use crate::time::Timestamp;
 
 /// The share of the refill that others are never taken to exceed, in per cent: a quota that is used up
@@ -13,6 +15,15 @@ const MOST: u64 = 95;
 /// Parts of a window over which one estimate of the drain is made: long enough that what is on its way
 /// at either end is small beside what was used, short enough to follow a change.
 const SPAN: u64 = 16;
+/// The margin is never more than one part in so many of the limit: to ask in vain now and then costs
+/// less than to leave that much unused.
+const WIDEST: i128 = 8;
+/// Windows after which half of the margin is left. It decides how often it is tried whether less
+/// would do: a few refusals in so many windows.
+const HALF_LIFE: u32 = 16;
+/// The margin fades by one part in so many at a time, so many times until half of it is left.
+const FADES: i128 = 8;
+const FADES_PER_HALF: u32 = 5;
 /// One estimate counts one part in so many.
 const SMOOTHING: i128 = 8;
 
@@ -23,14 +34,19 @@ pub(super) struct Foreign {
     active_until: Timestamp,
     /// Units per window that others use.
     drain: i128,
-    /// The largest surprise, and when it was.
+    /// The margin, and until when it stays as it is.
     floor: i128,
-    floor_at: Timestamp,
+    floor_until: Timestamp,
     /// Where the present estimate began: when, what was left, and what this pool had spent.
     mark: Option<(Timestamp, i128, i128)>,
 }
 
 impl Foreign {
+    /// Whether others are reckoned with.
+    pub(super) fn is_active(&self, now: Timestamp) -> bool {
+        now < self.active_until
+    }
+
     /// Units per window that others are taken to use.
     pub(super) fn drain(&self, now: Timestamp) -> u64 {
         if now < self.active_until { u64::try_from(self.drain).unwrap_or(0) } else { 0 }
@@ -41,22 +57,30 @@ impl Foreign {
         if now < self.active_until { self.floor } else { 0 }
     }
 
-    /// An answer showed `shown` units left after this pool had spent so many in all, which is `gap`
-    /// less than could be.
-    pub(super) fn note(
-        &mut self,
-        quota: &Constraint,
-        gap: i128,
-        shown: i128,
-        spent: i128,
-        now: Timestamp,
-    ) {
+    /// A request of so many units was refused because of others.
+    pub(super) fn refused(&mut self, quota: &Constraint, units: i128, now: Timestamp) {
+        self.raise(quota, units, now);
+    }
+
+    fn raise(&mut self, quota: &Constraint, units: i128, now: Timestamp) {
+        let most = i128::from(quota.limit()) / WIDEST;
+        self.active_until = now.after(quota.window() * 2);
+        if units > 0 {
+            self.floor = (self.floor + units).min(most);
+            self.floor_until = now.after(quota.window() * HALF_LIFE / FADES_PER_HALF);
+        }
+    }
+
+    /// An answer showed so much left after this pool had spent so much in all, which is `gap` less
+    /// than could be.
+    pub(super) fn note(&mut self, quota: &Constraint, gap: i128, view: View, now: Timestamp) {
+        let View { shown, spent, unsure } = view;
         let (limit, window) = (i128::from(quota.limit()), quota.window());
         if gap > 0 {
-            self.active_until = now.after(window * 2);
-            if gap >= self.floor || now >= self.floor_at.after(window) {
-                (self.floor, self.floor_at) = (gap.min(limit / 2), now);
-            }
+            self.raise(quota, gap - self.floor, now);
+        } else if now >= self.floor_until {
+            self.floor -= self.floor / FADES;
+            self.floor_until = now.after(window * HALF_LIFE / FADES_PER_HALF);
         }
         // What does not fit into a full bucket is lost, and would count as taken.
         if shown > limit * 9 / 10 {
@@ -73,6 +97,9 @@ impl Foreign {
             return;
         }
         let earned = limit * elapsed / window;
+        if unsure > earned {
+            return;
+        }
         let taken = (earned - (spent - before) - (shown - left)) * window / elapsed;
         let most = limit * i128::from(MOST) / 100;
         self.drain += (taken.clamp(-limit, most) - self.drain) / SMOOTHING;

@@ -16,8 +16,9 @@ pub struct Ledger {
     sent: u64,
     /// Whether one request may go before anything is known, and which did.
     probe: Probe,
-    /// By unit: what is held by requests whose answer's head has not been seen, by those that are
+    /// By unit: what was ever held, what is held by requests whose answer's head has not been seen, by those that are
     /// not settled, and what became of the others, by the time of their head.
+    placed: [u64; Unit::ALL.len()],
     unheard: [i128; Unit::ALL.len()],
     open: [i128; Unit::ALL.len()],
     heard: [History; Unit::ALL.len()],
@@ -60,6 +61,8 @@ pub enum Blame {
 pub struct Hold {
     cost: Cost,
     at: Timestamp,
+    /// What was ever held when it was placed.
+    placed: [u64; Unit::ALL.len()],
     probe: bool,
 }
 
@@ -69,10 +72,18 @@ pub struct Hold {
 pub struct Sent {
     cost: Cost,
     sent_at: Timestamp,
+    placed: [u64; Unit::ALL.len()],
     charged_at: Option<Timestamp>,
     probe: bool,
     /// The windows whose level counts this request as reserved, by the upstream's own word.
     counted: Counted<u32>,
+}
+
+/// A request that the upstream refused.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Refusal {
+    cost: Cost,
+    sent_at: Timestamp,
 }
 
 /// What a sent request turned out to have used.
@@ -130,8 +141,9 @@ impl Hold {
 
     /// Marks the request as handed to the upstream; called before its first byte is.
     pub const fn sent(self) -> Sent {
-        let Self { cost, at, probe } = self;
-        Sent { cost, sent_at: at, charged_at: None, probe, counted: Counted { bucket: 0, log: 0 } }
+        let Self { cost, at, placed, probe } = self;
+        let counted = Counted { bucket: 0, log: 0 };
+        Sent { cost, sent_at: at, placed, charged_at: None, probe, counted }
     }
 }
 
@@ -153,8 +165,8 @@ impl Ledger {
         let empty = start != ColdStart::Full;
         let probe = if start == ColdStart::Probe { Probe::Wanted } else { Probe::Done };
         let windows = constraints.into_iter().map(|quota| Window::new(quota, empty, now)).collect();
-        let (unheard, open) = Default::default();
-        Self { windows, sent: 0, probe, unheard, open, heard: Default::default() }
+        let (placed, unheard, open, heard) = Default::default();
+        Self { windows, sent: 0, probe, placed, unheard, open, heard }
     }
 
     /// Holds `cost` in every window.
@@ -171,12 +183,14 @@ impl Ledger {
         self.count(cost, |ledger, unit, units| {
             ledger.unheard[unit] += units;
             ledger.open[unit] += units;
+            let units = u64::try_from(units).unwrap_or(0);
+            ledger.placed[unit] = ledger.placed[unit].wrapping_add(units);
         });
         let probe = self.probe == Probe::Wanted;
         if probe {
             self.probe = Probe::Sent;
         }
-        Ok(Hold { cost, at: now, probe })
+        Ok(Hold { cost, at: now, placed: self.placed, probe })
     }
 
     fn count(&mut self, cost: Cost, mut add: impl FnMut(&mut Self, usize, i128)) {
@@ -259,7 +273,9 @@ impl Ledger {
             let (at, own) = (unit.index(), i128::from(sent.cost.of(unit)));
             // What it says leaves open whether those are in it that were not heard of before.
             let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - own;
-            let around = Around { sent_at: sent.sent_at, later, open: self.open[at] };
+            let (open, unheard) = (self.open[at], self.unheard[at]);
+            let next = i128::from(self.placed[at].wrapping_sub(sent.placed[at]));
+            let around = Around { sent_at: sent.sent_at, later, next, open, unheard };
             let window = &mut self.windows[index];
             window.advance(now);
             let counted = window.observe(Sighting { limit, remaining }, around, now);
@@ -285,8 +301,10 @@ impl Ledger {
     }
 
     /// Ends a hold whose request the upstream refused without charging it.
-    pub fn reject(&mut self, sent: Sent, now: Timestamp) {
+    pub fn reject(&mut self, sent: Sent, now: Timestamp) -> Refusal {
+        let refusal = Refusal { cost: sent.cost, sent_at: sent.sent_at };
         self.end(sent, Cost::default(), now);
+        refusal
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
@@ -320,13 +338,14 @@ impl Ledger {
         }
     }
 
-    /// Takes the upstream's word that a quota is used up, whatever the ledger believed: the windows
-    /// of `unit` called `name` are emptied where emptying heals by itself. Tells whose use that was.
-    pub fn drained(&mut self, unit: Unit, name: &str, now: Timestamp) -> Blame {
+    /// Takes the upstream's word that the window of `unit` called `name` had no room for a
+    /// request, whatever the ledger believed: it is emptied, where emptying heals by itself. Tells whose use
+    /// that was. To be called after [`Self::reject`]: what is given back is no quota to spend.
+    pub fn drained(&mut self, refused: Refusal, unit: Unit, name: &str, now: Timestamp) -> Blame {
         let Some(index) = self.index_of(unit, name) else { return Blame::Unlisted };
         let window = &mut self.windows[index];
         window.advance(now);
-        let foreign = window.refused(now);
+        let foreign = window.refused(refused.cost.of(unit), refused.sent_at, now);
         window.drain();
         if foreign { Blame::Foreign } else { Blame::Attributable }
     }

@@ -157,7 +157,8 @@ impl Log {
                 returned = before - view.used;
             }
         }
-        let gone = self.fixed.as_ref().map_or(self.sliding.first, |it| it.first.min(self.sliding.first));
+        let gone =
+            self.fixed.as_ref().map_or(self.sliding.first, |it| it.first.min(self.sliding.first));
         self.slots.drain(..gone);
         for view in [Some(&mut self.sliding), self.fixed.as_mut()].into_iter().flatten() {
             view.first -= gone;

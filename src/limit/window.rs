@@ -9,14 +9,20 @@
 //! Both accounts are always kept: a window that is taken for a bucket and turns out not to be one
 //! needs to know what it let in during the window before.
 
+use std::time::Duration;
+
 use crate::limit::bucket::Bucket;
 use crate::limit::constraint::{Constraint, Mode, Unit};
-use crate::limit::evidence::{Evidence, View};
+use crate::limit::evidence::{Evidence, Finding, View};
 use crate::limit::foreign::Foreign;
 use crate::limit::history::History;
 use crate::limit::log::{Log, Periods};
 use crate::limit::reading::{Headers, Sighting};
 use crate::time::Timestamp;
+
+/// A window that is contradicted again and again is not trusted for up to so many of its lengths: so
+/// rarely is a refusal risked to find out whether the upstream has changed.
+const MOST_DOUBT: u32 = 64;
 
 /// A constraint with its state.
 #[derive(Clone, Debug)]
@@ -24,7 +30,9 @@ pub(super) struct Window {
     quota: Constraint,
     /// How the upstream is taken to refill, unless a contradiction is too recent.
     mode: Acting,
-    /// Until when nothing but `sliding` is trusted.
+    /// When the mode was contradicted last, for how long it is not trusted, and until when.
+    doubted_at: Timestamp,
+    doubt: Duration,
     doubted_until: Timestamp,
     /// Units held by requests that are not settled.
     held: i128,
@@ -37,14 +45,15 @@ pub(super) struct Window {
     /// What came back to the bucket other than by time: from requests, and by the upstream's word.
     refunds: History,
     raised: History,
-    /// What came back to the log.
+    /// What came back to the log, and what was charged to it on behalf of others.
     returned: History,
+    others: History,
     /// Who was charged before this instant stands in what the upstream said last, as reserved there:
     /// for each of the two accounts that was set by it.
     forfeit_before: Counted<Timestamp>,
     headers: Headers,
     foreign: Foreign,
-    evidence: Option<Evidence>,
+    evidence: Evidence,
     drift: i128,
 }
 
@@ -81,7 +90,12 @@ pub(super) enum Room {
 struct Bounds {
     least: i128,
     most: i128,
+    /// What it most likely is: requests are charged in the order in which they are sent.
+    likely: i128,
+    /// Whether it is about the limit that is kept to.
     ours: bool,
+    /// Whether others use the quota, so that more than what is likely is not to be counted on.
+    shared: bool,
 }
 
 impl Bounds {
@@ -94,6 +108,15 @@ impl Bounds {
             (level - self.most - gained).max(0)
         }
     }
+
+    /// What a level with this drift is to be set to.
+    fn correct(&self, level: i128, drift: i128) -> Option<i128> {
+        match drift.signum() {
+            -1 => Some(self.least),
+            1 => Some(self.likely.min(level)),
+            _ => (self.shared && level > self.likely).then_some(self.likely),
+        }
+    }
 }
 
 /// What surrounds the charge of the request whose answer shows a level.
@@ -103,8 +126,12 @@ pub(super) struct Around {
     pub(super) sent_at: Timestamp,
     /// Units of other requests that the upstream may have charged after it, in full.
     pub(super) later: i128,
+    /// Units of the requests that were sent after it.
+    pub(super) next: i128,
     /// Units of requests that are at the upstream and have not been settled.
     pub(super) open: i128,
+    /// The part of them whose head has not been seen.
+    pub(super) unheard: i128,
 }
 
 impl Window {
@@ -124,6 +151,8 @@ impl Window {
         }
         Self {
             mode,
+            doubted_at: Timestamp::default(),
+            doubt: Duration::ZERO,
             doubted_until: Timestamp::default(),
             held: 0,
             timed: 0,
@@ -133,10 +162,11 @@ impl Window {
             refunds: History::default(),
             raised: History::default(),
             returned: History::default(),
+            others: History::default(),
             forfeit_before: Counted::default(),
             headers: Headers::default(),
             foreign: Foreign::default(),
-            evidence: (quota.mode() == Mode::Auto).then(Evidence::default),
+            evidence: Evidence::default(),
             drift: 0,
             quota,
         }
@@ -166,10 +196,17 @@ impl Window {
 
     /// Counts what came back up to `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
-        let drain = self.foreign.drain(now);
+        let drain = self.drain_at(now);
         self.bucket.refill(&self.quota, self.held, drain, now);
         let returned = self.log.expire(now, self.is_fixed(now));
         self.returned.add(now, returned);
+        if self.doubted_at < self.doubted_until && self.acting(now) == Acting::Sliding {
+            // Trust begins again with what is safe, not with all that has come up meanwhile.
+            let safe = self.logged(false).max(0);
+            if self.bucket.available(&self.quota) > safe {
+                self.bucket.set(&self.quota, safe);
+            }
+        }
     }
 
     /// Whole units that may be spent, as of the last [`Self::advance`]; below zero in debt.
@@ -184,6 +221,11 @@ impl Window {
 
     fn logged(&self, fixed: bool) -> i128 {
         self.limit() - (self.held - self.timed) - self.log.used(fixed)
+    }
+
+    /// What others take of the refill, where it refills.
+    fn drain_at(&self, now: Timestamp) -> u64 {
+        if self.acting(now) == Acting::Bucket { self.foreign.drain(now) } else { 0 }
     }
 
     fn limit(&self) -> i128 {
@@ -207,7 +249,7 @@ impl Window {
         }
         let bucket = || {
             let fits = units <= self.limit() - self.held;
-            let drain = self.foreign.drain(now);
+            let drain = self.drain_at(now);
             fits.then(|| self.bucket.reaches(&self.quota, units, drain))
         };
         let log = |fixed: bool| {
@@ -299,45 +341,62 @@ impl Window {
         // A larger quota than the one kept to says nothing of how much of this one is left.
         let ours = seen.limit.is_none_or(|limit| limit <= self.quota.limit());
         let least = (shown - grain - around.later).min(self.limit() - self.held);
-        let bounds = Bounds { least, most: shown + grain, ours };
-        let (bucket, from_bucket) = self.observe_bucket(bounds, around.sent_at, now);
         let acting = self.acting(now);
+        // A charge on behalf of others stays in the log for a window: there only what is certain.
+        let shared = acting == Acting::Bucket && self.foreign.is_active(now);
+        let likely = (shown - grain - around.next).min(self.limit() - self.held);
+        let bounds = Bounds { least, most: shown + grain, likely, ours, shared };
+        let (bucket, from_bucket) = self.observe_bucket(bounds, around.sent_at, now);
         let (log, from_log) = match acting {
             Acting::Bucket => (false, 0),
-            Acting::Fixed(_) | Acting::Sliding => self.observe_log(bounds, around.sent_at, now),
+            Acting::Fixed(_) | Acting::Sliding => self.observe_log(bounds, around, now),
         };
         self.drift = if acting == Acting::Bucket { from_bucket } else { from_log };
-        self.foreign.note(&self.quota, self.drift.max(0), shown, self.spent, now);
-        self.weigh(shown, around, now);
+        let view = View { shown, spent: self.spent, unsure: around.later + around.unheard };
+        self.foreign.note(&self.quota, self.drift.max(0), view, now);
+        if acting == Acting::Bucket && self.foreign.drain(now) > self.quota.limit() / 2 {
+            // Others who take most of it look the same as no refill at all.
+            self.distrust(now);
+        }
+        let unsure = around.later + around.open;
+        self.weigh(View { unsure, ..view }, around.sent_at, now);
         Counted { bucket, log }
     }
 
-    /// Sets the bucket to the least that there is where it is below it, or above the most.
+    /// Sets the bucket to the least that there is where it is below it, and to what is likely where
+    /// it is above the most.
     fn observe_bucket(&mut self, bounds: Bounds, since: Timestamp, now: Timestamp) -> (bool, i128) {
         let level = self.bucket.available(&self.quota);
         let gained = self.refunds.since(since) + self.raised.since(since);
         let drift = bounds.drift(level, gained + self.earned_since(since, now));
-        if drift != 0 {
-            self.bucket.set(&self.quota, bounds.least);
-            self.raised.add(now, (bounds.least - level).max(0));
+        let correct = bounds.correct(level, drift);
+        if let Some(units) = correct {
+            self.bucket.set(&self.quota, units);
+            self.raised.add(now, (units - level).max(0));
             self.forfeit_before.bucket = self.forfeit_before.bucket.max(since);
         }
-        (drift != 0, drift)
+        (correct.is_some(), drift)
     }
 
     /// The same for the log: what is too much comes off the oldest charges, what is missing was
     /// charged by others, now at the latest.
-    fn observe_log(&mut self, bounds: Bounds, since: Timestamp, now: Timestamp) -> (bool, i128) {
+    fn observe_log(&mut self, bounds: Bounds, around: Around, now: Timestamp) -> (bool, i128) {
         let fixed = self.is_fixed(now);
-        let level = self.logged(fixed);
+        let (level, since) = (self.logged(fixed), around.sent_at);
         let drift = bounds.drift(level, self.returned.since(since));
         match drift.signum() {
+            0 => return (false, 0),
+            // Where nothing refills by itself, a refund that is forfeited is only seen again in
+            // another answer, and there may be none: not for less than the refunds may be.
+            -1 if -drift <= around.open - around.unheard => return (false, 0),
             -1 => {
                 self.log.forgive(-drift, fixed);
                 self.returned.add(now, -drift);
             }
-            1 => self.log.charge(level - bounds.least, now),
-            _ => return (false, 0),
+            _ => {
+                self.log.charge(drift, now);
+                self.others.add(now, drift);
+            }
         }
         self.forfeit_before.log = self.forfeit_before.log.max(since);
         (true, drift)
@@ -350,32 +409,58 @@ impl Window {
             / i128::from(self.quota.window_nanos().get())
     }
 
-    /// Lets what was seen speak for or against each way to refill, where that is open.
-    fn weigh(&mut self, shown: i128, around: Around, now: Timestamp) {
-        let Some(evidence) = &mut self.evidence else { return };
-        let view = View { shown, spent: self.spent, unsure: around.later + around.open };
-        let Some(mode) = evidence.weigh(&self.quota, view, around.sent_at, now) else { return };
-        if let Acting::Fixed(periods) = mode {
-            self.log.set_periods(periods);
-            self.log.expire(now, false);
+    /// Lets what was seen speak for or against each way to refill.
+    fn weigh(&mut self, view: View, sent_at: Timestamp, now: Timestamp) {
+        let found = self.evidence.weigh(&self.quota, view, sent_at, now);
+        let acting = self.acting(now);
+        match found {
+            Some(Finding::NoRefill) if acting == Acting::Bucket => self.distrust(now),
+            Some(Finding::Adopt(mode)) if self.quota.mode() == Mode::Auto && mode != self.mode => {
+                if let Acting::Fixed(periods) = mode {
+                    self.log.set_periods(periods);
+                    self.log.expire(now, false);
+                }
+                self.mode = mode;
+            }
+            _ => {}
         }
-        self.mode = mode;
     }
 
-    /// Whether what this pool itself let in cannot be too much, however the upstream counts: then a
-    /// refusal is due to others. Else the way in which the window is taken to refill is wrong, and
-    /// it is not trusted for two windows.
-    pub(super) fn refused(&mut self, now: Timestamp) -> bool {
-        let foreign = self.logged(false) >= 0;
-        if !foreign {
-            let doubt = self.quota.window() * 2;
-            self.doubted_until = self.doubted_until.max(now.after(doubt));
-            if let Some(evidence) = &mut self.evidence {
-                *evidence = Evidence::default();
-                self.mode = Acting::Sliding;
-            }
+    /// The mode was contradicted: from now on what is safe, for two windows, and for twice as long
+    /// each time it happens again.
+    fn distrust(&mut self, now: Timestamp) {
+        let (shortest, longest) = (self.quota.window() * 2, self.quota.window() * MOST_DOUBT);
+        let again = now < self.doubted_until.after(self.doubt.max(shortest));
+        self.doubt = if again { (self.doubt * 2).clamp(shortest, longest) } else { shortest };
+        (self.doubted_at, self.doubted_until) = (now, now.after(self.doubt));
+        self.evidence = Evidence::default();
+        if self.quota.mode() == Mode::Auto {
+            self.mode = Acting::Sliding;
         }
-        foreign
+    }
+
+    /// The upstream refused a request of `units` because of this window. Tells whether that is due to
+    /// others: if what this pool itself let in cannot be too much however the upstream counts, or if
+    /// its answers have shown that the way to refill is the right one.
+    pub(super) fn refused(&mut self, units: u64, sent_at: Timestamp, now: Timestamp) -> bool {
+        let known = match self.acting(now) {
+            Acting::Bucket => self.evidence.shows_refill(),
+            Acting::Fixed(_) => false,
+            // What is safe whatever the upstream does was not enough; unless it was sent before.
+            Acting::Sliding if sent_at <= self.doubted_at && self.doubt > Duration::ZERO => {
+                return false;
+            }
+            Acting::Sliding => true,
+        };
+        let window = self.quota.window_nanos().get();
+        let window_ago = Timestamp::from_nanos(now.as_nanos().saturating_sub(window));
+        let foreign = known || self.logged(false) + self.others.since(window_ago) >= 0;
+        if foreign {
+            self.foreign.refused(&self.quota, i128::from(units), now);
+            return true;
+        }
+        self.distrust(now);
+        false
     }
 
     /// Takes the upstream's word that nothing is left now.
@@ -400,7 +485,7 @@ impl Window {
     /// When the whole limit may be spent again, or the period ends; what is held now is taken as
     /// settled.
     pub(super) fn resets_at(&self, now: Timestamp) -> Timestamp {
-        let drain = self.foreign.drain(now);
+        let drain = self.drain_at(now);
         match self.acting(now) {
             Acting::Fixed(periods) => periods.next(self.quota.window_nanos().get(), now),
             Acting::Sliding => self.log.clear_at(now),

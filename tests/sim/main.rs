@@ -4,6 +4,7 @@
 
 mod differential;
 mod law;
+mod observed;
 mod oracle;
 mod overload;
 mod run;

@@ -36,7 +36,7 @@ pub(crate) enum Semantics {
 }
 
 /// What one admitted request reserved, and where it is entered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Entry {
     number: u64,
     at: u64,
@@ -47,7 +47,6 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Oracle {
     meters: Vec<(Limit, Meter)>,
-    start: u64,
     admitted: u64,
     /// Units charged and not given back, by unit.
     charged: [i128; 2],
@@ -55,9 +54,10 @@ pub(crate) struct Oracle {
 
 #[derive(Debug)]
 enum Meter {
-    /// `spent` units since the start; `over` is what the full bucket could not take in, in units
+    /// `spent` units `since` an instant; `over` is what the full bucket could not take in, in units
     /// times nanoseconds of the window.
     Bucket {
+        since: u64,
         spent: i128,
         over: i128,
     },
@@ -96,14 +96,14 @@ impl Oracle {
     pub(crate) fn new(semantics: Semantics, limits: &[Limit], start: u64) -> Self {
         let meter = |limit: &Limit| {
             let meter = match semantics {
-                Semantics::Bucket => Meter::Bucket { spent: 0, over: 0 },
+                Semantics::Bucket => Meter::Bucket { since: start, spent: 0, over: 0 },
                 Semantics::Fixed { phase } => Meter::Fixed { phase, used: BTreeMap::new() },
                 Semantics::Sliding => Meter::Sliding { first: 0, log: VecDeque::new(), sum: 0 },
             };
             (*limit, meter)
         };
         let meters = limits.iter().map(meter).collect();
-        Self { meters, start, admitted: 0, charged: [0; 2] }
+        Self { meters, admitted: 0, charged: [0; 2] }
     }
 
     /// Reserves one request and `tokens`, or names the first window without room.
@@ -165,14 +165,33 @@ impl Oracle {
         self.charged[TOKENS] += more;
     }
 
+    /// Changes every limit to so many per cent of what it is; what is left stays, as far as it may.
+    pub(crate) fn relimit(&mut self, per_cent: u64, now: u64) {
+        for index in 0..self.meters.len() {
+            let left = self.remaining(index, now);
+            let (limit, meter) = &mut self.meters[index];
+            limit.limit = limit.limit * per_cent / 100;
+            let most = i128::from(limit.limit) * i128::from(limit.window);
+            if let Meter::Bucket { since, spent, over } = meter {
+                (*since, *spent, *over) = (now, 0, most - left.min(most));
+            }
+        }
+    }
+
+    /// The limit of a window as it is now, and the whole units left.
+    pub(crate) fn shown(&mut self, index: usize, now: u64) -> (u64, i128) {
+        let left = self.remaining(index, now);
+        let (limit, _) = &self.meters[index];
+        (limit.limit, left.div_euclid(i128::from(limit.window)))
+    }
+
     /// What is left of a window, in units times nanoseconds of the window; below zero in debt.
     pub(crate) fn remaining(&mut self, index: usize, now: u64) -> i128 {
-        let start = self.start;
         let (limit, meter) = &mut self.meters[index];
         let (most, window) = (i128::from(limit.limit), i128::from(limit.window));
         match meter {
-            Meter::Bucket { spent, over } => {
-                let net = most * i128::from(now - start) - *spent * window;
+            Meter::Bucket { since, spent, over } => {
+                let net = most * i128::from(now - *since) - *spent * window;
                 *over = net.max(*over);
                 most * window + net - *over
             }

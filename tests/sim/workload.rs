@@ -42,6 +42,34 @@ pub(crate) struct Workload {
     pub(crate) released: u16,
     /// The share of requests that use up to half more than was held.
     pub(crate) in_debt: u16,
+    /// What the heads of answers show.
+    pub(crate) shown: Shown,
+    /// The share of the tightest limit of tokens that others use, and the tokens of one such request.
+    pub(crate) foreign: (u16, RangeInclusive<u64>),
+    /// Whether a cut request is refunded what it had not used, at the time of the cut.
+    pub(crate) cut_refunded: bool,
+    /// At which part of the run (in thousandths) all limits are multiplied by so many per cent.
+    pub(crate) relimits: Vec<(u64, u64)>,
+    /// How far the sender's clock may go back between two readings.
+    pub(crate) clock_lag: u64,
+}
+
+/// What the heads of answers show of the limits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shown {
+    /// The indices of the windows shown, as bits.
+    pub(crate) windows: u8,
+    /// The share of heads that show nothing all the same.
+    pub(crate) missing: u16,
+    /// To which multiple numbers are rounded, to the nearest.
+    pub(crate) rounded: u64,
+    /// The share of heads that are seen late, and by up to how much: answers overtake each other.
+    pub(crate) late: (u16, u64),
+}
+
+impl Shown {
+    /// Every window, exactly and always.
+    pub(crate) const ALL: Self = Self { windows: u8::MAX, missing: 0, rounded: 1, late: (0, 0) };
 }
 
 /// What becomes of a request.
@@ -99,6 +127,11 @@ impl Workload {
             refused: 0,
             released: 0,
             in_debt: 0,
+            shown: Shown::default(),
+            foreign: (0, 0..=0),
+            cut_refunded: false,
+            relimits: Vec::new(),
+            clock_lag: 5 * MILLI,
         }
     }
 
@@ -134,13 +167,14 @@ impl Workload {
         } else {
             Fate::Answered
         };
+        let late = if drawn(rng, self.shown.late.0) { rng.u64(0..=self.shown.late.1) } else { 0 };
         Job {
             hold,
             reserve,
             used,
             fate,
             there: rng.u64(self.network.clone()),
-            back: rng.u64(self.network.clone()),
+            back: rng.u64(self.network.clone()) + late,
             first_token: rng.u64(self.first_token.clone()),
             stream: rng.u64(self.stream.clone()),
             refund: rng.u64(0..=self.settle_delay),

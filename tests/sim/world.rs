@@ -41,6 +41,12 @@ enum Event {
     Refund(usize),
     /// The sender ends the hold.
     End(usize),
+    /// The upstream refunds what a cut request has not used.
+    Cut(Entry, u64),
+    /// Somebody else uses the quota.
+    Foreign,
+    /// The upstream changes its limits to so many per cent.
+    Relimit(u64),
 }
 
 struct Flight {
@@ -49,6 +55,10 @@ struct Flight {
     arrived_at: u64,
     held: Held,
     entry: Option<Entry>,
+    /// What the head will show of each window: its limit, and what was left at the charge.
+    shown: Vec<(u64, i128)>,
+    /// The window that had no room for it.
+    refused_by: Option<usize>,
     /// What the ledger may give back later, by unit: the `h` of the invariant.
     pending: [i128; 2],
 }
@@ -71,6 +81,7 @@ pub(crate) struct World<'a> {
     free: Vec<usize>,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     events_made: u64,
+    started: u64,
     now: u64,
     /// A somewhat older reading of the clock, for whoever ends a request.
     late_clock: u64,
@@ -95,12 +106,12 @@ impl<'a> World<'a> {
         watched: bool,
         rng: &'a mut Rng,
     ) -> Story {
-        let constraint = |limit: &Limit| {
-            let unit = if limit.unit == REQUESTS { Unit::Requests } else { Unit::Tokens };
+        let constraint = |(index, limit): (usize, &Limit)| {
             let window = Duration::from_nanos(limit.window);
-            Constraint::new(unit, limit.limit, window, "window", mode).expect("within bounds")
+            Constraint::new(unit(limit), limit.limit, window, NAMES[index], mode)
+                .expect("within bounds")
         };
-        let constraints = workload.limits.iter().map(constraint).collect();
+        let constraints = workload.limits.iter().enumerate().map(constraint).collect();
         let mut world = Self {
             ledger: Ledger::new(constraints, Timestamp::from_nanos(start)),
             oracle: Oracle::new(semantics, &workload.limits, start),
@@ -113,6 +124,7 @@ impl<'a> World<'a> {
             free: Vec::new(),
             events: BinaryHeap::new(),
             events_made: 0,
+            started: start,
             now: start,
             late_clock: start,
             quiet_until: start,
@@ -123,10 +135,15 @@ impl<'a> World<'a> {
             story: Story { twin: true, ..Story::default() },
         };
         let end = start + workload.lasts;
+        for (part, per_cent) in &workload.relimits {
+            world.schedule(start + workload.lasts / 1_000 * part, Event::Relimit(*per_cent));
+        }
+        world.schedule(start, Event::Foreign);
         world.send();
         while let Some(Reverse((at, _, event))) = world.events.pop() {
             // A ledger that is wrong may send without end: a few faults say it as well.
-            if at > end || world.story.rejected + world.story.broken > 100 {
+            let foreign = workload.foreign.0 > 0 || !workload.relimits.is_empty();
+            if at > end || !foreign && world.story.rejected + world.story.broken > 100 {
                 break;
             }
             world.now = at;
@@ -135,6 +152,8 @@ impl<'a> World<'a> {
             world.send();
         }
         world.story.charged = world.oracle.charged();
+        let now = world.time();
+        world.story.modes = world.ledger.levels(now).map(|level| level.mode.as_str()).collect();
         world.story
     }
 
@@ -162,7 +181,9 @@ impl<'a> World<'a> {
                 Err(Denied::Wait { until: Some(until), .. }) => {
                     let until = until.as_nanos();
                     assert!(until > self.now, "a wait that has ended");
-                    let kept = self.promised != Some(self.now) || self.workload.in_debt > 0;
+                    let shared = self.workload.foreign.0 > 0 || !self.workload.relimits.is_empty();
+                    let kept =
+                        self.promised != Some(self.now) || self.workload.in_debt > 0 || shared;
                     assert!(kept, "at {} there was to be room for {cost:?}", self.now);
                     self.promised = Some(until);
                     if self.armed.is_none_or(|armed| armed <= self.now || until < armed) {
@@ -204,14 +225,24 @@ impl<'a> World<'a> {
             Held::There(hold.sent())
         };
         let (sent_at, arrived_at) = (self.now, self.now);
-        let flight = Flight { job, sent_at, arrived_at, held, entry: None, pending: [0; 2] };
+        let flight = Flight {
+            job,
+            sent_at,
+            arrived_at,
+            held,
+            entry: None,
+            shown: Vec::new(),
+            refused_by: None,
+            pending: [0; 2],
+        };
         self.flights[index] = Some(flight);
-        self.set_pending(index, [1, i128::from(job.hold)]);
+        let pending = if self.is_shown() { job.reserve } else { job.hold };
+        self.set_pending(index, [1, i128::from(pending)]);
     }
 
     /// The invariant: what the ledger lets go, and what it may give back, the upstream has left.
     fn compare(&mut self) {
-        if !self.watched {
+        if !self.watched || self.workload.foreign.0 > 0 || !self.workload.relimits.is_empty() {
             return;
         }
         let now = self.time();
@@ -236,6 +267,11 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether the heads of answers show anything.
+    fn is_shown(&self) -> bool {
+        self.workload.shown.windows != 0
+    }
+
     fn schedule(&mut self, at: u64, event: Event) {
         self.events_made += 1;
         self.events.push(Reverse((at, self.events_made, event)));
@@ -244,6 +280,13 @@ impl<'a> World<'a> {
     fn time(&self) -> Timestamp {
         Timestamp::from_nanos(self.now)
     }
+}
+
+/// Names for as many windows as there are.
+const NAMES: [&str; 8] = ["0", "1", "2", "3", "4", "5", "6", "7"];
+
+fn unit(limit: &Limit) -> Unit {
+    if limit.unit == REQUESTS { Unit::Requests } else { Unit::Tokens }
 }
 
 fn cost(tokens: u64) -> Cost {

@@ -1,31 +1,52 @@
 //! The life of one request: at the upstream, and seen from the sender.
 
-use tidegate::limit::{Mode, Spent};
+use tidegate::limit::{Blame, Mode, Reading, Spent};
 use tidegate::time::Timestamp;
 
-use super::{Event, Flight, Held, World, cost};
+use super::{Event, Flight, Held, NAMES, World, cost, unit};
 use crate::oracle::{REQUESTS, TOKENS};
-use crate::workload::{Fate, Job, MILLI};
-
-/// How old a reading of the clock may be when it is used: others may have used later ones since.
-const CLOCK_LAG: u64 = 5 * MILLI;
+use crate::workload::{Fate, Job, Shown, drawn};
 
 impl World<'_> {
     pub(super) fn happen(&mut self, event: Event) {
-        self.late_clock = self.now - self.rng.u64(0..=CLOCK_LAG);
+        // Others may have used later readings since.
+        self.late_clock = self.now - self.rng.u64(0..=self.workload.clock_lag);
         match event {
             Event::Wake => self.armed = self.armed.filter(|armed| *armed > self.now),
             Event::Arrive(index) => self.arrive(index),
             Event::Head(index) => {
-                let Some(Flight { held: Held::There(sent), arrived_at, .. }) =
+                let Some(Flight { held: Held::There(sent), arrived_at, shown, .. }) =
                     &mut self.flights[index]
                 else {
                     return;
                 };
                 // Read before the lock was free, but after the upstream's charge.
-                let now = self.late_clock.max(*arrived_at);
-                self.ledger.charged(sent, Timestamp::from_nanos(now));
+                let now = Timestamp::from_nanos(self.late_clock.max(*arrived_at));
+                self.ledger.charged(sent, now);
+                let Shown { windows, missing, rounded, .. } = self.workload.shown;
+                if windows == 0 || drawn(self.rng, missing) {
+                    return;
+                }
+                let limits = self.workload.limits.iter().enumerate();
+                let readings =
+                    limits.zip(shown).filter(|((index, _), _)| windows >> index & 1 == 1);
+                let readings = readings.map(|((index, limit), (most, left))| {
+                    let left = u64::try_from(*left).unwrap_or(0);
+                    // Nobody rounds more than a hundredth away.
+                    let rounded = if rounded * 100 > limit.limit { 1 } else { rounded };
+                    let left = (left + rounded / 2) / rounded * rounded;
+                    Reading {
+                        unit: unit(limit),
+                        window: NAMES[index],
+                        limit: Some(*most),
+                        remaining: Some(left),
+                    }
+                });
+                self.ledger.observe(sent, readings, now);
             }
+            Event::Cut(entry, used) => self.oracle.refund(entry, used, self.now),
+            Event::Foreign => self.foreign(),
+            Event::Relimit(per_cent) => self.oracle.relimit(per_cent, self.now),
             Event::Refund(index) => {
                 let Some(flight) = &mut self.flights[index] else { return };
                 let Job { hold, used, reserve, .. } = flight.job;
@@ -60,20 +81,27 @@ impl World<'_> {
                 self.story.fault(|| format!("window {window} rejected {job:?} at {now}"));
                 if let Some(flight) = &mut self.flights[index] {
                     flight.job.fate = Fate::Refused;
+                    flight.refused_by = Some(window);
                 }
                 return self.schedule(refusal, Event::End(index));
             }
         };
         self.set_pending(index, [0, i128::from(job.hold) - i128::from(job.reserve)]);
+        let shown = (0..self.workload.limits.len()).map(|it| self.oracle.shown(it, self.now));
+        let shown = shown.collect();
         if let Some(flight) = &mut self.flights[index] {
-            flight.entry = Some(entry);
+            (flight.entry, flight.shown) = (Some(entry), shown);
         }
         let delay = self.workload.settle_delay;
         let ended = match job.fate {
             Fate::Cut { seen: true } => {
                 self.schedule(head, Event::Head(index));
                 // Settled at once: the charge has been seen.
-                head + self.rng.u64(0..=job.stream)
+                let cut = head + self.rng.u64(0..=job.stream);
+                if self.workload.cut_refunded {
+                    self.schedule(cut + job.there, Event::Cut(entry, job.used));
+                }
+                cut
             }
             // Nobody knows when it was charged, but within the delay it was.
             Fate::Cut { seen: false } => (sent_at + delay).max(self.now),
@@ -85,7 +113,24 @@ impl World<'_> {
             }
         };
         self.schedule(ended, Event::End(index));
-        self.story.note(&job, self.now, ended - sent_at, head - sent_at);
+        let refunded = self.workload.cut_refunded;
+        self.story.note(&job, refunded, self.now, ended - sent_at, head - sent_at);
+    }
+
+    /// Somebody else sends a request, and is told nothing; refused ones give up.
+    fn foreign(&mut self) {
+        let (share, tokens) = self.workload.foreign.clone();
+        if share == 0 {
+            return;
+        }
+        let tightest = self.workload.limits.iter().filter(|limit| limit.unit == TOKENS);
+        let rate = tightest.map(|it| it.limit as f64 / it.window as f64).fold(f64::MAX, f64::min);
+        let mean = (tokens.start() + tokens.end()) as f64 / 2.0;
+        let gap = mean / (rate * f64::from(share) / 1_000.0);
+        let gap = -gap * (1.0 - self.rng.f64()).ln();
+        self.schedule(self.now + gap as u64, Event::Foreign);
+        let tokens = self.rng.u64(tokens);
+        self.story.foreign_refused += u64::from(self.oracle.admit(tokens, self.now).is_err());
     }
 
     /// Whether debts explain that a window has no room for `tokens`: of a debt the upstream knows
@@ -110,7 +155,17 @@ impl World<'_> {
         let job = flight.job;
         match (flight.held, job.fate) {
             (Held::Here(hold), _) => self.ledger.release(hold, now),
-            (Held::There(sent), Fate::Refused) => self.ledger.reject(sent, now),
+            (Held::There(sent), Fate::Refused) => {
+                let refusal = self.ledger.reject(sent, now);
+                let Some(window) = flight.refused_by else { return };
+                let limit = self.workload.limits[window];
+                let blame = self.ledger.drained(refusal, unit(&limit), NAMES[window], now);
+                let ours = u64::from(blame != Blame::Foreign);
+                self.story.attributable += ours;
+                // Right after a burst nothing can tell others from periods: what is left is the same.
+                let settled = self.now > self.started + 2 * limit.window;
+                self.story.attributable_later += if settled { ours } else { 0 };
+            }
             (Held::There(sent), Fate::Cut { .. }) => self.ledger.settle(sent, Spent::Unknown, now),
             (Held::There(sent), _) => {
                 self.open_debt -= i128::from(job.used.saturating_sub(job.hold.max(job.reserve)));
@@ -123,9 +178,11 @@ impl World<'_> {
     /// whenever that was; the other kinds forget it in time, so there only what has not been
     /// charged yet counts.
     pub(super) fn set_pending(&mut self, index: usize, pending: [i128; 2]) {
+        let shown = self.is_shown();
         let Some(flight) = &mut self.flights[index] else { return };
         let charged = pending[REQUESTS] == 0;
-        let timed = self.mode != Mode::Bucket && charged;
+        // By the upstream's own word, more comes back than the ledger itself would give back.
+        let timed = charged && (self.mode != Mode::Bucket || shown);
         let pending = if timed { pending.map(|units| units.min(0)) } else { pending };
         for ((sum, old), new) in self.pending.iter_mut().zip(&mut flight.pending).zip(pending) {
             *sum += new - *old;

@@ -11,8 +11,16 @@ pub(crate) struct Story {
     pub(crate) rejected: u64,
     /// Refused by the upstream's quota while a debt was.
     pub(crate) rejected_in_debt: u64,
+    /// Refusals that the ledger itself takes for its own fault.
+    pub(crate) attributable: u64,
+    /// Those of them that came when more than two windows had passed.
+    pub(crate) attributable_later: u64,
+    /// Requests of others that were refused.
+    pub(crate) foreign_refused: u64,
     /// Times at which the ledger had promised more than the upstream had left.
     pub(crate) broken: u64,
+    /// What each window was taken for at the end.
+    pub(crate) modes: Vec<&'static str>,
     /// Whether the two were equal, to the whole unit, whenever nothing was on its way.
     pub(crate) twin: bool,
     /// The first of these, in words.
@@ -44,9 +52,17 @@ pub(crate) struct Sums {
 impl Story {
     /// Enters a request that was let in at `now`, with the time from sending until it is settled,
     /// and until its charge is seen.
-    pub(super) fn note(&mut self, job: &Job, now: u64, settled_after: u64, seen_after: u64) {
-        // A cut request is never refunded; a debt is beyond what any limit promises.
-        let cut = matches!(job.fate, Fate::Cut { .. });
+    pub(super) fn note(
+        &mut self,
+        job: &Job,
+        cut_refunded: bool,
+        now: u64,
+        settled_after: u64,
+        seen_after: u64,
+    ) {
+        // A cut request is kept in full; a debt is beyond what any limit promises.
+        let refunded = cut_refunded && job.fate == Fate::Cut { seen: true };
+        let cut = matches!(job.fate, Fate::Cut { .. }) && !refunded;
         let spent = if cut { job.reserve } else { job.used.min(job.hold) };
         self.requests.push((now, 1));
         self.tokens.push((now, spent));
