@@ -11,11 +11,14 @@
 //!
 //! - A waiting request is woken by the one timer of its pool or by a settle, never by polling.
 //! - A future that is dropped while waiting leaves no trace, at whatever point it is dropped.
-//! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks.
+//! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks. So is [`kept`].
 
+pub mod kept;
 pub mod pool;
 pub mod pools;
 pub mod scheduler;
 
-pub use self::pool::{Admitted, Bound, Pool, PoolConfig, Refused, Rejection, Request};
+pub use self::pool::{
+    Admitted, Asked, Bound, Pool, PoolConfig, Refused, Rejection, Request, Waiting,
+};
 pub use self::pools::{PoolKey, Pools, TooManyPools};

@@ -6,6 +6,7 @@
 
 mod admitted;
 mod state;
+mod waiting;
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::admitted::Admitted;
 use self::state::{Answer, Decision, State};
+pub use self::waiting::{Asked, Waiting};
 use crate::admission::scheduler::Place;
 use crate::limit::{Constraint, Cost, Level, Unit};
 use crate::time::{Epoch, Timestamp};
@@ -88,6 +90,8 @@ pub enum Refused {
         bound: Bound,
         /// When its cost will fit, as far as is known.
         retry_at: Option<Timestamp>,
+        /// The place it had, or would have had: good to come back to.
+        place: Place,
     },
     /// The pool is closing.
     Closed,
@@ -128,6 +132,25 @@ impl Pool {
         pool
     }
 
+    /// Asks for admission: behind everyone who waits, or at the `place` that the request had before.
+    /// Who comes back to a place is never one too many.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if it cannot, or would not in time, be admitted.
+    pub fn ask(self: &Arc<Self>, request: Request, place: Option<Place>) -> Result<Asked, Refused> {
+        let (decided, rearm) = {
+            let now = self.epoch.now();
+            let mut state = self.state.lock();
+            state.catch_up(now);
+            let decided = state.decide(request, place, now);
+            let rearm = matches!(decided, Decision::Wait(..)) && state.rearm(now);
+            (decided, rearm)
+        };
+        self.wake_if(rearm);
+        self.asked(decided)
+    }
+
     /// Waits for the request's turn.
     ///
     /// Dropping the future gives the place up.
@@ -136,7 +159,7 @@ impl Pool {
     ///
     /// [`Refused`] if it cannot, or did not in time, get one.
     pub async fn admit(self: &Arc<Self>, request: Request) -> Result<Admitted, Refused> {
-        self.enter(request, None).await
+        self.ask(request, None)?.admitted().await
     }
 
     /// Like [`Self::admit`], at the place a request had before: it goes back to the head of the
@@ -150,7 +173,7 @@ impl Pool {
         request: Request,
         place: Place,
     ) -> Result<Admitted, Refused> {
-        self.enter(request, Some(place)).await
+        self.ask(request, Some(place))?.admitted().await
     }
 
     /// Ends an admission whose request has to be sent again, and puts the request back at its place:
@@ -175,33 +198,15 @@ impl Pool {
             state.back_off(until);
             decided = state.decide(request, Some(place), now);
         });
-        self.follow(decided).await
+        self.asked(decided)?.admitted().await
     }
 
-    async fn enter(
-        self: &Arc<Self>,
-        request: Request,
-        place: Option<Place>,
-    ) -> Result<Admitted, Refused> {
-        let (decided, rearm) = {
-            let now = self.epoch.now();
-            let mut state = self.state.lock();
-            state.catch_up(now);
-            let decided = state.decide(request, place, now);
-            let rearm = matches!(decided, Decision::Wait(..)) && state.rearm(now);
-            (decided, rearm)
-        };
-        self.wake_if(rearm);
-        self.follow(decided).await
-    }
-
-    async fn follow(self: &Arc<Self>, decided: Decision) -> Result<Admitted, Refused> {
+    fn asked(self: &Arc<Self>, decided: Decision) -> Result<Asked, Refused> {
         match decided {
-            Decision::Go(grant) => Ok(Admitted::new(Arc::clone(self), grant)),
+            Decision::Go(grant) => Ok(Asked::Go(Admitted::new(Arc::clone(self), grant))),
             Decision::No(refused) => Err(refused),
             Decision::Wait(place, answer) => {
-                let _leave = Leave { pool: self, place };
-                answer.await.unwrap_or(Err(Refused::Closed))
+                Ok(Asked::Wait(Waiting::new(Arc::clone(self), place, answer)))
             }
         }
     }
@@ -311,22 +316,6 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.wake.notify_one();
-    }
-}
-
-/// Gives up the place of a future that is dropped while it waits; does nothing once it has left.
-struct Leave<'a> {
-    pool: &'a Arc<Pool>,
-    place: Place,
-}
-
-impl Drop for Leave<'_> {
-    fn drop(&mut self) {
-        let waits = self.pool.state.lock().leave(self.place);
-        if waits {
-            // Its room may be enough for the next in line.
-            self.pool.change(|_, _| ());
-        }
     }
 }
 

@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::kept::Kept;
+use crate::admission::scheduler::Place;
 use crate::admission::{Pool, PoolConfig};
 use crate::time::Epoch;
 
@@ -37,7 +40,12 @@ pub struct Named {
     pub profile: Arc<str>,
     /// The pool.
     pub pool: Arc<Pool>,
+    /// Places of requests that may come back.
+    pub kept: Mutex<Kept<Place>>,
 }
+
+/// Places kept in each pool: a courtesy to clients that try again, and 200 KiB at the most.
+const KEPT_PLACES: usize = 1_024;
 
 /// The bound on pools is reached, and all of them are in use.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -89,7 +97,9 @@ impl Pools {
             Entry::Vacant(entry) => {
                 let (profile, config) = profile();
                 let pool = Pool::start(config, self.epoch, &self.tasks);
-                Arc::clone(&entry.insert(Arc::new(Named { model: model.into(), profile, pool })))
+                let kept = Mutex::new(Kept::new(KEPT_PLACES));
+                let named = Named { model: model.into(), profile, pool, kept };
+                Arc::clone(&entry.insert(Arc::new(named)))
             }
         };
         if self.closed.load(Ordering::SeqCst) {

@@ -75,7 +75,7 @@ impl Ask {
             Refused::Full { retry_at } => {
                 ProxyError::QueueFull { most: self.max_queued.get(), retry_after: wait(retry_at) }
             }
-            Refused::TooLong { bound, retry_at } => {
+            Refused::TooLong { bound, retry_at, .. } => {
                 let message = format!(
                     "the request would not be admitted before its deadline: it waits for {}",
                     what(pool, bound)

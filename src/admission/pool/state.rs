@@ -160,7 +160,9 @@ impl State {
         }
         if request.deadline <= now || denied.until.is_some_and(|at| at > request.deadline) {
             let (bound, retry_at) = (denied.bound, denied.until);
-            return Err(Some(Refused::TooLong { bound, retry_at }));
+            // It may come back to where it would have stood.
+            let place = place.unwrap_or_else(|| self.scheduler.place());
+            return Err(Some(Refused::TooLong { bound, retry_at, place }));
         }
         if place.is_none() && self.scheduler.len() >= self.config.max_queued {
             return Err(Some(Refused::Full { retry_at: self.head_at }));
@@ -200,7 +202,7 @@ impl State {
             if let Some((entry, waiter)) = self.scheduler.remove(place) {
                 let wait = self.may_start(entry.cost, now).err().unwrap_or_else(|| self.behind());
                 let (bound, retry_at) = (self.bound.unwrap_or(wait.bound), wait.until);
-                answers.push((waiter, Err(Refused::TooLong { bound, retry_at })));
+                answers.push((waiter, Err(Refused::TooLong { bound, retry_at, place })));
             }
         }
         self.head_at = None;
@@ -214,7 +216,7 @@ impl State {
                 Err(Wait { wall: Some(constraint), .. }) => Err(Refused::Wall { constraint }),
                 // Known only now, because it depended on what was held.
                 Err(Wait { bound, until: Some(until), .. }) if until > deadline => {
-                    Err(Refused::TooLong { bound, retry_at: Some(until) })
+                    Err(Refused::TooLong { bound, retry_at: Some(until), place })
                 }
                 Err(wait) => {
                     (self.bound, self.head_at) = (Some(wait.bound), wait.until);

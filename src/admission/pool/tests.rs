@@ -135,7 +135,7 @@ async fn what_cannot_be_waited_for_is_refused_at_once() {
     let mut hurried = setup.request(1_000);
     hurried.deadline = setup.epoch.now().after(Duration::from_secs(9));
     let refused = setup.pool.admit(hurried).await.unwrap_err();
-    let Refused::TooLong { bound: Bound::Constraint(1), retry_at: Some(at) } = refused else {
+    let Refused::TooLong { bound: Bound::Constraint(1), retry_at: Some(at), .. } = refused else {
         panic!("1,000 tokens take 10 s, not 9: {refused:?}");
     };
     assert_eq!(at.since(setup.epoch.now()), Duration::from_secs(10));
@@ -178,7 +178,7 @@ async fn a_deadline_ends_a_wait_by_timer() {
     let mut request = setup.request(10);
     request.deadline = start.after(Duration::from_secs(3));
     let refused = setup.pool.admit(request).await.unwrap_err();
-    assert_eq!(refused, Refused::TooLong { bound: Bound::Concurrency, retry_at: None });
+    assert!(matches!(refused, Refused::TooLong { bound: Bound::Concurrency, retry_at: None, .. }));
     assert_eq!(setup.epoch.now().since(start).as_secs(), 3);
     drop(first);
     assert_eq!(setup.levels(), [(60, 0), (6_000, 0)]);

@@ -1,0 +1,89 @@
+//! A request that waits its turn, as something that can be handed around.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+
+use super::{Admitted, Pool, Refused};
+use crate::admission::scheduler::Place;
+
+/// What becomes of a request for admission at once.
+#[derive(Debug)]
+pub enum Asked {
+    /// It may go.
+    Go(Admitted),
+    /// It has to wait.
+    Wait(Waiting),
+}
+
+/// A request in line: ready when it is admitted or refused; dropping it gives the place up.
+#[must_use = "dropping it gives the place up"]
+pub struct Waiting {
+    pool: Arc<Pool>,
+    place: Place,
+    answer: oneshot::Receiver<Result<Admitted, Refused>>,
+    answered: bool,
+}
+
+impl Asked {
+    /// Waits, if it has to.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] if it was not admitted in time.
+    pub async fn admitted(self) -> Result<Admitted, Refused> {
+        match self {
+            Self::Go(admitted) => Ok(admitted),
+            Self::Wait(waiting) => waiting.await,
+        }
+    }
+}
+
+impl Waiting {
+    pub(super) const fn new(
+        pool: Arc<Pool>,
+        place: Place,
+        answer: oneshot::Receiver<Result<Admitted, Refused>>,
+    ) -> Self {
+        Self { pool, place, answer, answered: false }
+    }
+
+    /// The pool that it waits for.
+    pub const fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<Admitted, Refused>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        self.answered = true;
+        // A pool that is gone admits nobody.
+        Poll::Ready(answer.unwrap_or(Err(Refused::Closed)))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let waits = self.pool.state.lock().leave(self.place);
+        if waits {
+            // Its room may be enough for the next in line.
+            self.pool.change(|_, _| ());
+        }
+    }
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("place", &self.place).finish_non_exhaustive()
+    }
+}
