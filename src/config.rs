@@ -101,6 +101,12 @@ pub struct Admission {
     pub settle_delay: Duration,
     /// Pools at once.
     pub max_pools: NonZeroU32,
+    /// How long a streamed request waits before its caller is sent signs of life; zero for never.
+    pub heartbeat_after: Duration,
+    /// Time between two of them.
+    pub heartbeat_every: Duration,
+    /// How long a request that was refused for waiting too long may come back to its place.
+    pub keep_place: Duration,
 }
 
 /// What is tried again, and how often.

@@ -18,6 +18,8 @@ pub struct VirtualKey {
     pub name: Arc<str>,
     /// SHA-256 of the key.
     pub digest: [u8; 32],
+    /// Whether its streams are kept alive while they wait, unless a request says otherwise.
+    pub heartbeats: bool,
 }
 
 /// Whose quota is spent: a digest of what identifies the account at the upstream.
@@ -40,6 +42,8 @@ pub struct Caller {
     pub tenant: Arc<str>,
     /// Whose quota its calls spend.
     pub account: Account,
+    /// Whether its streams are kept alive while they wait, unless a request says otherwise.
+    pub heartbeats: bool,
 }
 
 /// The caller's key is missing or not one of those configured.
@@ -73,23 +77,21 @@ impl Access {
     /// [`UnknownKey`] if keys are configured and this is none of them.
     pub fn identify(&self, authorization: Option<&[u8]>) -> Result<Caller, UnknownKey> {
         let digest: [u8; 32] = Sha256::digest(bearer(authorization.unwrap_or_default())).into();
+        let plain = |tenant, account| Ok(Caller { tenant, account, heartbeats: true });
         match self {
             Self::PassThrough if authorization.is_none() => {
-                Ok(Caller { tenant: "anonymous".into(), account: Account(digest) })
+                plain("anonymous".into(), Account(digest))
             }
-            Self::PassThrough => {
-                Ok(Caller { tenant: short(&digest).into(), account: Account(digest) })
-            }
-            Self::Gateway(keys) if keys.is_empty() => {
-                Ok(Caller { tenant: "default".into(), account: Account::GATEWAY })
-            }
+            Self::PassThrough => plain(short(&digest).into(), Account(digest)),
+            Self::Gateway(keys) if keys.is_empty() => plain("default".into(), Account::GATEWAY),
             Self::Gateway(keys) => {
                 // All of them are compared, whichever it is.
                 let found = keys.iter().fold(None, |found, key| {
                     if bool::from(key.digest.ct_eq(&digest)) { Some(key) } else { found }
                 });
                 let key = found.ok_or(UnknownKey)?;
-                Ok(Caller { tenant: Arc::clone(&key.name), account: Account::GATEWAY })
+                let (tenant, account) = (Arc::clone(&key.name), Account::GATEWAY);
+                Ok(Caller { tenant, account, heartbeats: key.heartbeats })
             }
         }
     }
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str, key: &str) -> VirtualKey {
-        VirtualKey { name: name.into(), digest: Sha256::digest(key).into() }
+        VirtualKey { name: name.into(), digest: Sha256::digest(key).into(), heartbeats: true }
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("max_wait", span(admission.max_wait)),
                 ("settle_delay", span(admission.settle_delay)),
                 ("max_pools", int(admission.max_pools.get())),
+                ("heartbeat_after", span(admission.heartbeat_after)),
+                ("heartbeat_every", span(admission.heartbeat_every)),
+                ("keep_place", span(admission.keep_place)),
             ]),
         ),
         (
@@ -79,7 +82,11 @@ pub(super) fn to_toml(config: &Config) -> String {
     if !keys.is_empty() {
         let keys = keys.iter().map(|key| {
             let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            table([("name", text(&key.name)), ("hash", text(&format!("sha256:{hex}")))])
+            table([
+                ("name", text(&key.name)),
+                ("hash", text(&format!("sha256:{hex}"))),
+                ("heartbeats", Value::Boolean(key.heartbeats)),
+            ])
         });
         root.insert("keys".to_owned(), Value::Array(keys.collect()));
     }

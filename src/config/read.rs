@@ -109,6 +109,9 @@ fn admission(mut section: Section<'_>) -> Admission {
         max_wait: positive(&mut section, "max_wait", seconds(600)),
         settle_delay: section.get_or("settle_delay", Duration::from_millis(500)),
         max_pools: section.get_or("max_pools", nonzero(1_024)),
+        heartbeat_after: section.get_or("heartbeat_after", seconds(10)),
+        heartbeat_every: positive(&mut section, "heartbeat_every", seconds(5)),
+        keep_place: section.get_or("keep_place", seconds(90)),
     };
     section.finish();
     admission
@@ -176,9 +179,10 @@ fn keys(nodes: Vec<Node>, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
         if digest.is_some_and(|digest| !digests.insert(digest)) {
             section.problem("hash", "is another key's: nobody could tell the two apart");
         }
+        let heartbeats = section.get_or("heartbeats", true);
         section.finish();
         if let (Some(name), Some(digest)) = (name, digest) {
-            keys.push(VirtualKey { name: name.into(), digest });
+            keys.push(VirtualKey { name: name.into(), digest, heartbeats });
         }
     }
     keys
