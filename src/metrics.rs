@@ -60,6 +60,12 @@ pub struct Metrics {
     pub tokens_cached: IntCounter,
     /// Answers that ended without a usage report.
     pub usage_missing: IntCounter,
+    /// Streams whose callers were told that they wait.
+    pub heartbeat_streams: IntCounter,
+    /// Places kept for refused requests.
+    pub places_kept: IntCounter,
+    /// Requests that came back to the place kept for them.
+    pub places_taken: IntCounter,
     /// Requests being served.
     pub in_flight: IntGauge,
     /// Open connections to the API.
@@ -150,6 +156,18 @@ impl Metrics {
             usage_missing: new.counter(
                 "tidegate_usage_missing_total",
                 "Successful answers without a usage report; they are charged as held.",
+            )?,
+            heartbeat_streams: new.counter(
+                "tidegate_heartbeat_streams_total",
+                "Streams that began with comments because the request still waited.",
+            )?,
+            places_kept: new.counter(
+                "tidegate_places_kept_total",
+                "Places kept for requests that were refused for waiting too long.",
+            )?,
+            places_taken: new.counter(
+                "tidegate_places_taken_total",
+                "Requests that came back to the place kept for them.",
             )?,
             in_flight: new.gauge("tidegate_requests_in_flight", "Requests being served.")?,
             connections: new.gauge("tidegate_connections", "Open connections to the API.")?,

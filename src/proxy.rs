@@ -9,11 +9,15 @@ mod error;
 mod forward;
 mod headers;
 mod peek;
+mod place;
 mod pump;
+mod queued;
 mod read;
 mod record;
+mod refusal;
 mod routes;
 mod stack;
+mod turn;
 mod upstream;
 mod verdict;
 
@@ -22,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use http::Request;
 use http::uri::PathAndQuery;
@@ -32,7 +36,7 @@ use tower::retry::budget::TpsBudget;
 
 use self::admit::Ask;
 use self::body::Passed;
-pub use self::error::{Kind, ProxyError};
+pub use self::error::{Kind, ProxyError, UsedUp};
 use self::forward::Forward;
 use self::read::Budget;
 use self::record::Record;
@@ -168,7 +172,7 @@ async fn metered(
     // The estimate needs the body; it is bounded before it is read.
     let server = &gateway.config.server;
     let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
-    let (body, _memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
+    let (body, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
     let ask = Ask::read(&gateway, &caller, &head.headers, &body)?;
     record.note(|facts| {
         facts.model = Some(ask.pool.model.clone());
@@ -177,13 +181,9 @@ async fn metered(
     // Waits for its turn, is sent, and comes back with a body that settles when it ends.
     let multiplexed = head.version == http::Version::HTTP_2;
     let outgoing = gateway.outgoing(head, path, body);
-    let forward = Forward { gateway: &gateway, record: &record, ask: &ask, outgoing, multiplexed };
-    let mut response = match forward.run().await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
-    };
-    forward::finish(&mut response, &ask, &record);
-    Ok(response)
+    let forward =
+        Forward { gateway, record, ask, outgoing, multiplexed, begun: false, _memory: memory };
+    Ok(forward.run().await)
 }
 
 /// A request that costs no quota: it is passed on and its answer passed back.

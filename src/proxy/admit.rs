@@ -9,12 +9,13 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::admission::pools::Named;
-use crate::admission::{Bound, Pool, PoolConfig, PoolKey, Refused, Request};
+use crate::admission::{PoolConfig, PoolKey, Request};
 use crate::config::{Admission, Profile};
 use crate::identity::Caller;
 use crate::limit::{Constraint, Cost, Unit};
 use crate::proxy::Gateway;
 use crate::proxy::error::ProxyError;
+use crate::proxy::queued::Beats;
 use crate::usage::{BodyKind, Demand, Estimate};
 
 /// What is known of a request once its body has been read.
@@ -25,10 +26,16 @@ pub(super) struct Ask {
     /// What it costs at most.
     pub(super) estimate: Estimate,
     /// What it costs at least.
-    least: Estimate,
+    pub(super) least: Estimate,
     /// What it asks the pool for.
     pub(super) request: Request,
-    max_queued: NonZeroU32,
+    /// How long it can wait in all.
+    pub(super) patience: Duration,
+    /// When its caller is told that it waits, if ever.
+    pub(super) beats: Option<Beats>,
+    /// Who asks.
+    pub(super) tenant: Arc<str>,
+    pub(super) max_queued: NonZeroU32,
 }
 
 impl Ask {
@@ -49,7 +56,12 @@ impl Ask {
         let demand = Demand::read(kind, body, most)?;
         let profile = config.models.profile(&demand.model).ok_or(ProxyError::UnknownModel)?;
         let estimate = profile.estimate.estimate(&demand);
-        let deadline = gateway.pools.epoch().now().after(patience(headers, &config.admission)?);
+        let sdk = sdk_timeout(headers);
+        let beats = Beats::plan(headers, caller, &demand, &config.admission, sdk)?;
+        // A client that is sent something from time to time does not run into its timeout.
+        let sdk = sdk.filter(|_| beats.is_none());
+        let patience = patience(headers, &config.admission, sdk)?;
+        let deadline = gateway.pools.epoch().now().after(patience);
         let key = PoolKey(caller.account.quota(&demand.model));
         let make = || (Arc::clone(&profile.name), pool_config(profile, &config.admission));
         let pool = gateway
@@ -61,46 +73,8 @@ impl Ask {
         let (tokens, uncached) = (held(Unit::Tokens), held(Unit::UncachedTokens));
         let cost = Cost { requests: 1, tokens, uncached };
         let request = Request { cost, bytes: body.len() as u64, deadline };
-        Ok(Self { pool, estimate, least, request, max_queued: config.admission.max_queued })
-    }
-
-    /// What a refusal of the pool means to the caller.
-    pub(super) fn refused(&self, refused: Refused) -> ProxyError {
-        let pool = &self.pool.pool;
-        let wait = |at: Option<crate::time::Timestamp>| {
-            at.map_or(Duration::from_secs(1), |at| at.since(pool.now()))
-        };
-        match refused {
-            Refused::Wall { constraint } => ProxyError::AboveLimit(self.wall(pool, constraint)),
-            Refused::Full { retry_at } => {
-                ProxyError::QueueFull { most: self.max_queued.get(), retry_after: wait(retry_at) }
-            }
-            Refused::TooLong { bound, retry_at, .. } => {
-                let message = format!(
-                    "the request would not be admitted before its deadline: it waits for {}",
-                    what(pool, bound)
-                );
-                ProxyError::WaitExceeded { message, retry_after: wait(retry_at) }
-            }
-            Refused::Closed => ProxyError::Draining,
-        }
-    }
-
-    fn wall(&self, pool: &Pool, constraint: usize) -> String {
-        let Some(quota) = pool.constraint(constraint) else { return String::new() };
-        let limit = quota.limit();
-        match quota.unit() {
-            Unit::Requests => format!("no request fits into {quota} ({limit})"),
-            Unit::Tokens | Unit::UncachedTokens => format!(
-                "the request is estimated at {} tokens (prompt {}, output up to {}), {} at the very \
-                 least, but {quota} never allows more than {limit}: lower max_completion_tokens (name \
-                 it, if it is not named) or n, or shorten the prompt",
-                self.estimate.total(),
-                self.estimate.prompt,
-                self.estimate.output,
-                self.least.total(),
-            ),
-        }
+        let (tenant, max_queued) = (Arc::clone(&caller.tenant), config.admission.max_queued);
+        Ok(Self { pool, estimate, least, request, patience, beats, tenant, max_queued })
     }
 }
 
@@ -115,34 +89,30 @@ fn within(profile: &Profile, unit: Unit, bound: u64, least: u64) -> u64 {
     }
 }
 
-/// What is waited for, in words.
-fn what(pool: &Pool, bound: Bound) -> String {
-    match bound {
-        Bound::Constraint(_) => format!("{} quota", pool.name_of(bound)),
-        Bound::Concurrency => "the requests before it".to_owned(),
-        Bound::Gap => "the gap between two requests".to_owned(),
-        Bound::Backoff => "the upstream, which is overloaded".to_owned(),
-    }
-}
-
-/// How long the caller is ready to wait: the least of what it says and what is allowed.
-fn patience(headers: &HeaderMap, config: &Admission) -> Result<Duration, ProxyError> {
+/// How long the caller is ready to wait: the least of what it says, what its client does (`sdk`) and
+/// what is allowed.
+fn patience(
+    headers: &HeaderMap,
+    config: &Admission,
+    sdk: Option<Duration>,
+) -> Result<Duration, ProxyError> {
     const MAX_WAIT: &str = "x-tidegate-max-wait";
-    let mut patience = config.max_wait;
+    let mut patience = sdk.map_or(config.max_wait, |sdk| config.max_wait.min(sdk));
     if let Some(value) = headers.get(MAX_WAIT) {
         let asked = value.to_str().ok().and_then(|text| humantime::parse_duration(text).ok());
         let expected = "a duration with its unit, such as \"10s\"";
         patience = patience.min(asked.ok_or(ProxyError::Header { name: MAX_WAIT, expected })?);
     }
-    // What SDKs say of their own timeouts; some say it in words when there is none.
-    for name in ["x-stainless-read-timeout", "x-stainless-timeout"] {
-        let seconds = headers.get(name).and_then(|value| value.to_str().ok()?.parse::<f64>().ok());
-        let span = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        if let Some(span) = span.filter(|span| !span.is_zero()) {
-            patience = patience.min(span);
-        }
-    }
     Ok(patience)
+}
+
+/// What SDKs say of their own timeouts; some say it in words when there is none.
+fn sdk_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let told = ["x-stainless-read-timeout", "x-stainless-timeout"].into_iter().filter_map(|name| {
+        let seconds = headers.get(name)?.to_str().ok()?.parse::<f64>().ok()?;
+        Duration::try_from_secs_f64(seconds).ok().filter(|span| !span.is_zero())
+    });
+    told.min()
 }
 
 fn pool_config(profile: &Profile, admission: &Admission) -> PoolConfig {

@@ -134,6 +134,11 @@ impl Metered {
         }
     }
 
+    /// Whether it is a stream of events.
+    pub(super) const fn is_stream(&self) -> bool {
+        self.streamed
+    }
+
     fn pass(&mut self, data: &Bytes) {
         self.meter.feed(data);
         if self.streamed && !self.first_token && self.meter.seen().first_content {

@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use crate::metrics::Outcome;
+use crate::proxy::headers;
 use crate::usage::{BodyError, Unsupported};
 
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
@@ -83,6 +84,8 @@ pub enum ProxyError {
     WaitExceeded {
         /// What it waited for.
         message: String,
+        /// The limit that it waited for, if it was one.
+        level: Option<UsedUp>,
         /// When its cost may fit.
         retry_after: Duration,
     },
@@ -107,9 +110,23 @@ pub enum ProxyError {
     /// The upstream wants to speak another protocol.
     #[error("the upstream answered with a protocol switch")]
     Upgrade,
+    /// The upstream answered a streamed request, whose stream had begun, with something else.
+    #[error("the upstream did not answer with a stream that can be passed on")]
+    NoStream,
     /// A defect.
     #[error("internal error")]
     Internal,
+}
+
+/// The state of a limit that was waited for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct UsedUp {
+    /// Units allowed per window.
+    pub limit: u64,
+    /// Units used, those held included.
+    pub used: u64,
+    /// Units held by requests that have not ended.
+    pub held: u64,
 }
 
 /// What an error is, for programs.
@@ -159,7 +176,9 @@ impl ProxyError {
             }
             Self::Broken(_) => (502, SERVER, "upstream_broken", Outcome::UpstreamUnavailable),
             Self::Timeout => (504, SERVER, "upstream_timeout", Outcome::UpstreamTimeout),
-            Self::Upgrade => (502, SERVER, "upstream_protocol", Outcome::UpstreamUnavailable),
+            Self::Upgrade | Self::NoStream => {
+                (502, SERVER, "upstream_protocol", Outcome::UpstreamUnavailable)
+            }
             Self::Internal => (500, SERVER, "internal_error", Outcome::Internal),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -167,7 +186,7 @@ impl ProxyError {
     }
 
     /// The part of the request that is at fault; empty if none is.
-    fn param(&self) -> &'static str {
+    pub(super) fn param(&self) -> &'static str {
         match self {
             Self::Body(error) => error.param(),
             Self::Header { name, .. } => name,
@@ -217,6 +236,7 @@ impl IntoResponse for ProxyError {
         *response.status_mut() = kind.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers::blame_gateway(headers);
         if let Some(wait) = self.retry_after() {
             let wait = wait.min(LONGEST_RETRY_AFTER);
             let millis = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
@@ -227,6 +247,7 @@ impl IntoResponse for ProxyError {
             Self::AboveLimit(_) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
+            Self::WaitExceeded { level: Some(level), .. } => headers::explain_level(headers, level),
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, HeaderValue::from_static(allow));
             }

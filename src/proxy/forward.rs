@@ -1,4 +1,4 @@
-//! Sends an admitted request, again where that can help, and hands the answer over.
+//! Gets a request admitted and sent, again where that can help, and hands the answer over.
 //!
 //! As long as the caller has seen nothing, a failure is the gateway's to deal with: the request goes
 //! back to the head of its line, with a random and growing delay, within a budget shared by all
@@ -8,112 +8,134 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
-use crate::admission::{Admitted, Bound, Refused, Rejection, Request};
-use crate::config;
+use crate::admission::{Admitted, Asked, Bound, Refused, Rejection};
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
-use crate::proxy::body::{Metered, Passed};
+use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers;
 use crate::proxy::peek::peek;
 use crate::proxy::pump::pump;
+use crate::proxy::queued;
+use crate::proxy::read::Share;
 use crate::proxy::record::Record;
+use crate::proxy::turn::{Carried, Turn, Wait};
 use crate::proxy::upstream::{Failure, Outgoing};
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
 
-/// One request on its way through the pool to the upstream.
-pub(super) struct Forward<'a> {
-    pub(super) gateway: &'a Gateway,
-    pub(super) record: &'a Arc<Record>,
-    pub(super) ask: &'a Ask,
+/// Answers that are not streamed are read up to here before their head is handed over, so that it can
+/// say what they used: twice the longest that 32,000 tokens make.
+const READ_AHEAD: usize = 256 << 10;
+/// An answer that takes longer than this is handed over as it comes: some upstreams keep a caller
+/// patient with white space.
+const READ_AHEAD_FOR: Duration = Duration::from_secs(1);
+
+/// One request on its way through the pool to the upstream. It owns all it needs, because it may
+/// outlive the handler that it came from.
+pub(super) struct Forward {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) record: Arc<Record>,
+    pub(super) ask: Ask,
     pub(super) outgoing: Outgoing,
     /// Whether the caller shares its connection with others.
     pub(super) multiplexed: bool,
+    /// Whether the caller has been handed a head already.
+    pub(super) begun: bool,
+    /// What its body counts for, until the answer is there.
+    pub(super) _memory: Share,
 }
 
 /// An attempt that gave no answer to hand over. It still holds its admission: what becomes of that
 /// depends on whether the request is sent again.
-struct Miss {
-    admitted: Admitted,
+pub(super) struct Miss {
+    pub(super) admitted: Admitted,
     /// What the caller gets if this was the last word.
-    answer: Result<Response, ProxyError>,
+    pub(super) answer: Result<Response, ProxyError>,
     /// What became of the request at the upstream.
-    rejection: Rejection,
+    pub(super) rejection: Rejection,
     /// Why sending it again may help, if it may.
-    retry: Option<RetryReason>,
+    pub(super) retry: Option<RetryReason>,
     /// When the upstream says to come back.
-    retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
     /// The upstream's error code.
-    code: Option<String>,
+    pub(super) code: Option<String>,
 }
 
-impl Forward<'_> {
-    /// Waits for admission and sends the request until there is an answer to hand over.
-    ///
-    /// # Errors
-    ///
-    /// If it was not admitted, or there was no answer at all.
-    pub(super) async fn run(self) -> Result<Response, ProxyError> {
-        let request = self.ask.request;
-        let admitted = self.ask.pool.pool.admit(request).await;
-        let mut admitted = admitted.map_err(|refused| self.note_refusal(refused))?;
-        let mut attempt = 1;
-        self.gateway.retry_budget.deposit();
+impl Forward {
+    /// Answers the request: when there is something to hand over, or when it is time to tell the
+    /// caller of a stream that it waits.
+    pub(super) async fn run(mut self) -> Response {
+        let result = match self.enter() {
+            Ok(asked) => match self.carry(Turn::first(asked)).await {
+                Carried::Done(result) => result,
+                Carried::Waiting(turn) => return queued::begin(self, turn),
+            },
+            Err(error) => Err(error),
+        };
+        let mut response = result.unwrap_or_else(IntoResponse::into_response);
+        self.finish(&mut response);
+        response
+    }
+
+    /// Takes its place in line: the one kept for it, or the last.
+    fn enter(&self) -> Result<Asked, ProxyError> {
+        let place = self.kept_place();
+        let asked = self.ask.pool.pool.ask(self.ask.request, place);
+        asked.map_err(|refused| self.refuse(refused))
+    }
+
+    /// Waits for admission and sends the request until there is an answer to hand over, or the
+    /// caller has to be told to wait on.
+    pub(super) async fn carry(&mut self, turn: Turn) -> Carried {
+        let Turn { mut wait, mut attempt, mut said } = turn;
         loop {
+            let admitted = match self.wait(&mut wait).await {
+                None => return Carried::Waiting(Turn { wait, attempt, said }),
+                Some(Ok(admitted)) => admitted,
+                Some(Err(refused)) => {
+                    let own = self.refuse(refused);
+                    // What the upstream said is of more use than that it cannot be asked again.
+                    return Carried::Done(match said {
+                        Some((answer, code)) => self.give_up(Ok(answer), code),
+                        None => Err(own),
+                    });
+                }
+            };
             self.note_admission(&admitted, attempt);
             let miss = match self.attempt(admitted).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Carried::Done(Ok(response)),
                 Err(miss) => miss,
             };
-            let Some((reason, delay)) = self.plan_retry(&miss, attempt, &request) else {
+            let Some((reason, delay)) = self.plan_retry(&miss, attempt) else {
                 miss.admitted.reject(miss.rejection);
-                return self.give_up(miss.answer, miss.code);
+                return Carried::Done(self.give_up(miss.answer, miss.code));
             };
             self.gateway.metrics.count_retry(reason);
+            self.record.note(|facts| facts.at_upstream = false);
             attempt += 1;
-            let Miss { admitted: before, answer, rejection, code, .. } = miss;
-            admitted = match self.again(before, rejection, reason, delay).await {
-                Ok(admitted) => admitted,
-                // What the upstream said is of more use than that it cannot be asked again.
-                Err(_) if answer.is_ok() => return self.give_up(answer, code),
-                Err(refused) => return Err(self.note_refusal(refused)),
-            };
+            let Miss { admitted, answer, rejection, code, .. } = miss;
+            said = answer.ok().map(|answer| (answer, code));
+            wait = Wait::Again(self.again(admitted, rejection, reason, delay));
         }
     }
 
-    /// Gets a request that has to be sent again admitted again.
-    async fn again(
-        &self,
-        admitted: Admitted,
-        rejection: Rejection,
-        reason: RetryReason,
-        delay: Duration,
-    ) -> Result<Admitted, Refused> {
-        let (pool, request) = (&self.ask.pool.pool, self.ask.request);
-        match reason {
-            // The next in line would fare no better: everyone waits.
-            RetryReason::Quota | RetryReason::Overload => {
-                let until = pool.now().after(delay);
-                pool.retry(admitted, rejection, request, until).await
-            }
-            _ => {
-                let place = admitted.place();
-                admitted.reject(rejection);
-                tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
-                    // Nobody is admitted any more: there is nothing to wait for.
-                    () = self.gateway.draining.cancelled() => {}
-                }
-                pool.readmit(request, place).await
-            }
+    /// Waits for admission; `None` if the caller has to be told first.
+    async fn wait(&self, wait: &mut Wait) -> Option<Result<Admitted, Refused>> {
+        let beats = self.ask.beats.filter(|_| !self.begun && !wait.is_over());
+        let Some(beats) = beats else { return Some(wait.await) };
+        let mut time = Box::pin(tokio::time::sleep_until(self.record.arrived() + beats.after));
+        tokio::select! {
+            biased;
+            decided = wait => Some(decided),
+            () = time.as_mut() => None,
         }
     }
 
@@ -121,9 +143,11 @@ impl Forward<'_> {
         let bound = admitted.bound().map(|bound| admitted.pool().name_of(bound));
         let waited = if attempt == 1 { admitted.waited() } else { self.record.arrived().elapsed() };
         if attempt == 1 {
+            self.gateway.retry_budget.deposit();
             observe(&self.gateway.metrics.queue_wait, waited);
         }
         self.record.note(|facts| {
+            facts.at_upstream = true;
             facts.waited = waited;
             facts.attempts = attempt;
             if let Some(bound) = bound {
@@ -132,17 +156,21 @@ impl Forward<'_> {
         });
     }
 
-    fn note_refusal(&self, refused: Refused) -> ProxyError {
+    fn refuse(&self, refused: Refused) -> ProxyError {
         let bound = match refused {
             Refused::Wall { constraint } => Some(Bound::Constraint(constraint)),
-            Refused::TooLong { bound, .. } => Some(bound),
+            Refused::TooLong { bound, place, .. } => {
+                self.keep_place(place);
+                Some(bound)
+            }
             Refused::Full { .. } | Refused::Closed => None,
         };
+        let waited = self.record.arrived().elapsed();
         self.record.note(|facts| {
-            facts.waited = self.record.arrived().elapsed();
+            facts.waited = waited;
             facts.limited_by = bound.map(|bound| self.ask.pool.pool.name_of(bound).into());
         });
-        self.ask.refused(refused)
+        self.ask.refused(refused, waited)
     }
 
     /// Sends the request once, and a second time if the connection turns out to have been closed.
@@ -187,19 +215,15 @@ impl Forward<'_> {
         if head.status.is_success() {
             admitted.charged();
             let idle = self.gateway.config.upstream.idle_timeout;
-            let record = Arc::clone(self.record);
+            let record = Arc::clone(&self.record);
             let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
-            let body = if self.multiplexed {
-                let limit = self.gateway.config.server.write_timeout;
-                Body::new(pump(body, limit, &self.gateway.tasks))
-            } else {
-                Body::new(body)
-            };
+            let body = self.hand_over(body).await;
             return Ok(Response::from_parts(head, body));
         }
         let body = Passed::new(body, self.gateway.config.upstream.idle_timeout);
         let (seen, body) = if needs_body(head.status) {
-            peek(body, LONGEST_ERROR).await
+            let peeked = peek(body, LONGEST_ERROR, Duration::MAX).await;
+            (peeked.seen(), peeked.into_body())
         } else {
             (Bytes::new(), Body::new(body))
         };
@@ -208,30 +232,33 @@ impl Forward<'_> {
         if let Some(kind) = kind {
             self.gateway.metrics.count_rejection(kind);
         }
+        headers::blame_upstream(&mut head.headers);
         let answer = Ok(Response::from_parts(head, body));
         let rejection = Rejection { charged, exhausted };
         Err(Miss { admitted, answer, rejection, retry, retry_after, code })
     }
 
-    /// Whether, why and when to send the request again.
-    fn plan_retry(
-        &self,
-        miss: &Miss,
-        attempt: u32,
-        request: &Request,
-    ) -> Option<(RetryReason, Duration)> {
-        let config = &self.gateway.config.retry;
-        let reason = miss.retry?;
-        if attempt >= config.max_attempts.get() {
-            return None;
+    /// The body of a success: read already if it is short and whole, else as it comes.
+    async fn hand_over(&self, body: Metered) -> Body {
+        if self.begun || body.is_stream() {
+            return self.as_it_comes(body);
         }
-        let delay = backoff(config, attempt);
-        let delay = miss.retry_after.map_or(delay, |cap| delay.min(cap));
-        let now = self.ask.pool.pool.now();
-        if now.after(delay) >= request.deadline || !self.gateway.retry_budget.withdraw() {
-            return None;
+        match peek(body, READ_AHEAD, READ_AHEAD_FOR).await.into_whole() {
+            Ok(whole) => Body::from(whole),
+            Err(peeked) => self.as_it_comes(peeked),
         }
-        Some((reason, delay))
+    }
+
+    fn as_it_comes<B>(&self, body: B) -> Body
+    where
+        B: http_body::Body<Data = Bytes, Error = Broken> + Send + Unpin + 'static,
+    {
+        if self.multiplexed {
+            let limit = self.gateway.config.server.write_timeout;
+            Body::new(pump(body, limit, &self.gateway.tasks))
+        } else {
+            Body::new(body)
+        }
     }
 
     /// Hands over what there is: the upstream's own error, or ours.
@@ -246,6 +273,13 @@ impl Forward<'_> {
         }
         answer
     }
+
+    /// Adds the rate-limit and explaining headers of an answer that went through a pool.
+    pub(super) fn finish(&self, response: &mut Response) {
+        let headers: &mut HeaderMap = response.headers_mut();
+        headers::fill_rate_limits(headers, &self.ask.pool.pool);
+        self.record.note(|facts| headers::explain(headers, facts));
+    }
 }
 
 impl Miss {
@@ -258,21 +292,4 @@ impl Miss {
         let rejection = Rejection { charged, exhausted: None };
         Self { admitted, answer: Err(error), rejection, retry, retry_after: None, code: None }
     }
-}
-
-/// Full jitter: anything up to a bound that doubles with each attempt.
-fn backoff(config: &config::Retry, attempt: u32) -> Duration {
-    let doubled = config.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(16));
-    doubled.min(config.max_backoff).mul_f64(fastrand::f64())
-}
-
-/// The rate-limit and explaining headers of an answer that went through a pool.
-pub(super) fn finish(response: &mut Response, ask: &Ask, record: &Record) {
-    let headers: &mut HeaderMap = response.headers_mut();
-    headers::fill_rate_limits(headers, &ask.pool.pool);
-    record.note(|facts| {
-        let wait_ms = u64::try_from(facts.waited.as_millis()).unwrap_or(u64::MAX);
-        let limited_by = facts.limited_by.as_deref();
-        headers::explain(headers, wait_ms, facts.estimated, limited_by);
-    });
 }

@@ -9,11 +9,18 @@ use http::{HeaderName, HeaderValue};
 
 use crate::admission::Pool;
 use crate::limit::Unit;
+use crate::proxy::error::UsedUp;
+use crate::proxy::record::Facts;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WAIT_MS: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
 const ESTIMATED: HeaderName = HeaderName::from_static("x-tidegate-estimated-tokens");
 const LIMITED_BY: HeaderName = HeaderName::from_static("x-tidegate-limited-by");
+const USED: HeaderName = HeaderName::from_static("x-tidegate-used-tokens");
+const LIMIT: HeaderName = HeaderName::from_static("x-tidegate-limit");
+const LIMIT_USED: HeaderName = HeaderName::from_static("x-tidegate-limit-used");
+const LIMIT_HELD: HeaderName = HeaderName::from_static("x-tidegate-limit-held");
+const SOURCE: HeaderName = HeaderName::from_static("x-tidegate-source");
 
 /// Whether a header belongs to one hop by its name.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -102,18 +109,35 @@ pub(super) fn name(response: &mut Response, id: &str) {
     }
 }
 
-/// Says what the gateway did with the request.
-pub(super) fn explain(
-    headers: &mut HeaderMap,
-    wait_ms: u64,
-    estimated: u64,
-    limited_by: Option<&str>,
-) {
+/// Says what the gateway did with the request, as far as that is known when the head goes out.
+pub(super) fn explain(headers: &mut HeaderMap, facts: &Facts) {
+    let wait_ms = u64::try_from(facts.waited.as_millis()).unwrap_or(u64::MAX);
     headers.insert(WAIT_MS, wait_ms.into());
-    headers.insert(ESTIMATED, estimated.into());
+    headers.insert(ESTIMATED, facts.estimated.into());
+    let limited_by = facts.limited_by.as_deref();
     if let Some(value) = limited_by.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(LIMITED_BY, value);
     }
+    if let Some(usage) = facts.usage {
+        headers.insert(USED, usage.total.into());
+    }
+}
+
+/// Says how far the limit is used up that a refused request would have waited for.
+pub(super) fn explain_level(headers: &mut HeaderMap, level: &UsedUp) {
+    headers.insert(LIMIT, level.limit.into());
+    headers.insert(LIMIT_USED, level.used.into());
+    headers.insert(LIMIT_HELD, level.held.into());
+}
+
+/// Says that a refusal or failure is the gateway's own.
+pub(super) fn blame_gateway(headers: &mut HeaderMap) {
+    headers.insert(SOURCE, HeaderValue::from_static("gateway"));
+}
+
+/// Says that it is the upstream's.
+pub(super) fn blame_upstream(headers: &mut HeaderMap) {
+    headers.insert(SOURCE, HeaderValue::from_static("upstream"));
 }
 
 /// The documented rate-limit headers: unit and window, then limit, remaining and reset.

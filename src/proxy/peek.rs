@@ -1,45 +1,130 @@
 //! Looks into a body and passes it on whole all the same.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+use tokio::time::{Instant, Sleep};
 
-use crate::proxy::body::{BREAK_AFTER, Broken, Passed};
+use crate::proxy::body::{BREAK_AFTER, Broken};
 
-/// Reads up to about `most` bytes of a body; returns what was seen, and a body with all of it.
-pub(super) async fn peek(mut body: Passed, most: usize) -> (Bytes, Body) {
-    let mut seen = BytesMut::new();
-    let end = loop {
-        if seen.len() > most {
-            break None;
+/// A body of which the first part has been read; as a body it is what it was before.
+pub(super) struct Peeked<B> {
+    seen: Bytes,
+    then: Then<B>,
+}
+
+/// What comes after the part that was read.
+enum Then<B> {
+    /// Nothing: the body has ended.
+    End,
+    /// The same broken end, once what came before has had time to reach the caller.
+    Broken(Option<Broken>, Option<Pin<Box<Sleep>>>),
+    /// More of it.
+    More(B),
+}
+
+/// Reads up to about `most` bytes of a body, or for about as long as `patience`.
+pub(super) async fn peek<B>(mut body: B, most: usize, patience: Duration) -> Peeked<B>
+where
+    B: HttpBody<Data = Bytes, Error = Broken> + Unpin,
+{
+    let began = Instant::now();
+    // Most bodies come in one piece, which need not be copied.
+    let (mut first, mut seen) = (Bytes::new(), BytesMut::new());
+    let then = loop {
+        if first.len().max(seen.len()) > most {
+            break Then::More(body);
         }
         match body.frame().await {
-            None => break Some(Ok(())),
-            Some(Err(error)) => break Some(Err(error)),
+            None => break Then::End,
+            Some(Err(error)) => break Then::Broken(Some(error), None),
             Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    seen.extend_from_slice(data);
+                // Trailers of an answer that is not streamed are left out.
+                let Ok(data) = frame.into_data() else { continue };
+                if first.is_empty() && seen.is_empty() {
+                    first = data;
+                } else {
+                    if seen.is_empty() {
+                        let rest = body.size_hint().exact().unwrap_or(0).min(most as u64);
+                        let rest = usize::try_from(rest).unwrap_or(0);
+                        seen.reserve(first.len() + data.len() + rest);
+                        seen.extend_from_slice(&first);
+                    }
+                    seen.extend_from_slice(&data);
+                }
+                if began.elapsed() > patience {
+                    break Then::More(body);
                 }
             }
         }
     };
-    let seen = seen.freeze();
-    let first = stream::iter([Ok(seen.clone())]);
-    let body = match end {
-        Some(Ok(())) => Body::from(seen.clone()),
-        // The caller gets the same broken end.
-        Some(Err(error)) => Body::from_stream(first.chain(stream::once(fail(error)))),
-        None => {
-            let rest = body.into_data_stream();
-            Body::from_stream(first.chain(rest))
-        }
-    };
-    (seen, body)
+    Peeked { seen: if seen.is_empty() { first } else { seen.freeze() }, then }
 }
 
-/// The error, once what came before has had time to reach the caller.
-async fn fail(error: Broken) -> Result<Bytes, Broken> {
-    tokio::time::sleep(BREAK_AFTER).await;
-    Err(error)
+impl<B> Peeked<B> {
+    /// What was read.
+    pub(super) fn seen(&self) -> Bytes {
+        self.seen.clone()
+    }
+
+    /// The whole body, if it has ended as it should.
+    pub(super) fn into_whole(self) -> Result<Bytes, Self> {
+        match self.then {
+            Then::End => Ok(self.seen),
+            then => Err(Self { then, ..self }),
+        }
+    }
+}
+
+impl<B> Peeked<B>
+where
+    B: HttpBody<Data = Bytes, Error = Broken> + Send + Unpin + 'static,
+{
+    /// The body as it was.
+    pub(super) fn into_body(self) -> Body {
+        self.into_whole().map_or_else(Body::new, Body::from)
+    }
+}
+
+impl<B: HttpBody<Data = Bytes, Error = Broken> + Unpin> HttpBody for Peeked<B> {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if !self.seen.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.seen)))));
+        }
+        match &mut self.then {
+            Then::End => Poll::Ready(None),
+            Then::Broken(error, sleep) => {
+                let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(BREAK_AFTER)));
+                ready!(sleep.as_mut().poll(cx));
+                Poll::Ready(error.take().map(Err))
+            }
+            Then::More(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = match &self.then {
+            Then::End => SizeHint::with_exact(0),
+            Then::Broken(..) => return SizeHint::default(),
+            Then::More(body) => body.size_hint(),
+        };
+        let seen = self.seen.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(seen));
+        }
+        hint.set_lower(hint.lower().saturating_add(seen));
+        hint
+    }
 }

@@ -10,22 +10,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::BoxError;
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::proxy::body::{Broken, Metered};
+use crate::proxy::body::Broken;
 
 /// What the pump has let through so far.
 pub(super) struct Pumped {
-    frames: mpsc::Receiver<Result<Frame<Bytes>, Broken>>,
+    frames: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>,
     whole: Arc<AtomicBool>,
 }
 
 /// Pumps `body` on `tasks`; cut if one piece is not taken within `limit`.
-pub(super) fn pump(mut body: Metered, limit: Duration, tasks: &TaskTracker) -> Pumped {
+pub(super) fn pump<B>(mut body: B, limit: Duration, tasks: &TaskTracker) -> Pumped
+where
+    B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Send + Unpin + 'static,
+{
     let (sender, frames) = mpsc::channel(1);
     let whole = Arc::new(AtomicBool::new(false));
     let done = Arc::clone(&whole);
@@ -40,6 +44,7 @@ pub(super) fn pump(mut body: Metered, limit: Duration, tasks: &TaskTracker) -> P
                 done.store(true, Ordering::Release);
                 return;
             };
+            let frame = frame.map_err(Into::into);
             if !matches!(tokio::time::timeout(limit, sender.send(frame)).await, Ok(Ok(()))) {
                 return;
             }
@@ -50,14 +55,14 @@ pub(super) fn pump(mut body: Metered, limit: Duration, tasks: &TaskTracker) -> P
 
 impl Body for Pumped {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = ready!(self.frames.poll_recv(cx));
         let cut = frame.is_none() && !self.whole.load(Ordering::Acquire);
-        Poll::Ready(if cut { Some(Err(Broken::NotTaken)) } else { frame })
+        Poll::Ready(if cut { Some(Err(Broken::NotTaken.into())) } else { frame })
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Facts {
     pub(super) estimated: u64,
     /// Tokens used.
     pub(super) usage: Option<Usage>,
+    /// Whether it is at the upstream, or waits to be.
+    pub(super) at_upstream: bool,
     /// Times it was sent.
     pub(super) attempts: u32,
     /// The upstream's error code, if it refused.

@@ -1,10 +1,10 @@
 //! What an answer of the upstream that is not a success means: whose fault it is, whether it was
 //! charged, and whether sending the request again can help.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
@@ -105,19 +105,20 @@ struct Nested {
 
 /// The upstream's error, flat or nested; `None` if the body is something else.
 fn parse(headers: &HeaderMap, body: &[u8]) -> Option<Flat> {
-    let gzip = headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() == b"gzip");
-    let unpacked;
-    let body = if gzip {
-        let mut text = Vec::new();
-        let most = LONGEST_ERROR as u64;
-        flate2::read::MultiGzDecoder::new(body).take(most).read_to_end(&mut text).ok()?;
-        unpacked = Bytes::from(text);
-        &unpacked[..]
-    } else {
-        body
-    };
+    let body = &unpack(headers, body)?[..];
     let nested = serde_json::from_slice::<Nested>(body).map(|nested| nested.error);
     nested.or_else(|_| serde_json::from_slice::<Flat>(body)).ok()
+}
+
+/// The text of an error body, unpacked if it is gzip; `None` if it only says that it is.
+pub(super) fn unpack<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    if headers.get(CONTENT_ENCODING).is_none_or(|value| value.as_bytes() != b"gzip") {
+        return Some(Cow::Borrowed(body));
+    }
+    let mut text = Vec::new();
+    let most = LONGEST_ERROR as u64;
+    flate2::read::MultiGzDecoder::new(body).take(most).read_to_end(&mut text).ok()?;
+    Some(Cow::Owned(text))
 }
 
 #[cfg(test)]

@@ -1,0 +1,42 @@
+//! Places kept for requests that were refused for waiting too long: who comes back is known by its
+//! tenant and by its body's digest, which is taken only when it can matter.
+
+use sha2::{Digest, Sha256};
+
+use crate::admission::kept::Twin;
+use crate::admission::scheduler::Place;
+use crate::proxy::forward::Forward;
+
+impl Forward {
+    /// The place kept for this request, if it was refused a moment ago.
+    pub(super) fn kept_place(&self) -> Option<Place> {
+        let named = &self.ask.pool;
+        // Where nobody was refused, nothing is digested.
+        if named.kept.lock().is_empty() {
+            return None;
+        }
+        let twin = self.twin();
+        let place = named.kept.lock().take(&twin, named.pool.now())?;
+        self.gateway.metrics.places_taken.inc();
+        Some(place)
+    }
+
+    /// Keeps the place of this request, which is being refused, for when it comes back.
+    pub(super) fn keep_place(&self, place: Place) {
+        let span = self.gateway.config.admission.keep_place;
+        if span.is_zero() {
+            return;
+        }
+        let (named, twin) = (&self.ask.pool, self.twin());
+        let now = named.pool.now();
+        named.kept.lock().keep(twin, place, now.after(span), now);
+        self.gateway.metrics.places_kept.inc();
+    }
+
+    fn twin(&self) -> Twin {
+        let digest = Sha256::digest(&self.outgoing.body);
+        let mut body = [0; 16];
+        body.copy_from_slice(&digest[..16]);
+        Twin { tenant: self.ask.tenant.clone(), body }
+    }
+}
