@@ -87,6 +87,10 @@ struct ConstraintStatus {
     available: i64,
     held: u64,
     resets_in_seconds: f64,
+    configured_mode: &'static str,
+    drift: i64,
+    foreign: u64,
+    exhausted_at: Option<String>,
 }
 
 impl Status {
@@ -116,7 +120,13 @@ fn pool(key: PoolKey, named: &Named) -> PoolStatus {
             unit: level.quota.unit().as_str(),
             window: level.quota.name().to_owned(),
             window_seconds: level.quota.window().as_secs_f64(),
-            mode: level.quota.mode().as_str(),
+            mode: level.mode.as_str(),
+            configured_mode: level.quota.mode().as_str(),
+            drift: level.drift,
+            foreign: level.foreign,
+            exhausted_at: level
+                .exhausted_at
+                .map(|at| String::from_utf8_lossy(&at.rfc3339()).into_owned()),
             limit: level.quota.limit(),
             available: level.available,
             held: level.held,

@@ -27,6 +27,7 @@ pub use self::model::{Models, Profile};
 pub use self::source::{Problem, Problems};
 pub use self::value::Secret;
 use crate::identity::VirtualKey;
+use crate::limit::ColdStart;
 
 /// What `serve` runs with when no file is given.
 pub const DEFAULT_FILE: &str = include_str!("../config/tidegate.toml");
@@ -97,6 +98,8 @@ pub struct Admission {
     pub max_queued_bytes: NonZeroU64,
     /// The longest wait.
     pub max_wait: Duration,
+    /// What is assumed of an account of which nothing is known.
+    pub cold_start: ColdStart,
     /// How long after an answer its refund is counted.
     pub settle_delay: Duration,
     /// Pools at once.

@@ -33,9 +33,11 @@ mod foreign;
 mod history;
 mod ledger;
 mod log;
+mod pace;
 mod reading;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
-pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Refusal, Sent, Spent};
+pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
+pub use self::pace::Spread;
 pub use self::reading::Reading;

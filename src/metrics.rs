@@ -21,6 +21,7 @@ use prometheus::{
 pub use self::outcome::{Outcome, Rejection, RetryReason};
 use self::pools::PoolGauges;
 use crate::admission::Pools;
+use crate::limit::Blame;
 
 /// Waits, from "nobody noticed" to the longest that is allowed by default, about 2.5 steps a decade.
 const WAIT_BUCKETS: &[f64] =
@@ -39,6 +40,7 @@ pub struct Metrics {
     outcomes: [IntCounter; Outcome::ALL.len()],
     rejections: [IntCounter; Rejection::ALL.len()],
     retries: [IntCounter; RetryReason::ALL.len()],
+    blames: [IntCounter; Blame::ALL.len()],
     pools: PoolGauges,
     /// Time from arrival to admission, of admitted requests.
     pub queue_wait: Histogram,
@@ -103,6 +105,12 @@ impl Metrics {
             "reason",
             RetryReason::ALL.map(RetryReason::as_str),
         )?;
+        let blames = new.counters(
+            "tidegate_upstream_quota_rejections_total",
+            "Refusals of the upstream that name a quota, by whose use they are due to.",
+            "blame",
+            Blame::ALL.map(Blame::as_str),
+        )?;
         let tokens = new.counters(
             "tidegate_tokens_used_total",
             "Tokens that answers reported as used; cached is part of prompt.",
@@ -120,6 +128,7 @@ impl Metrics {
             outcomes,
             rejections,
             retries,
+            blames,
             pools: PoolGauges::register(&registry)?,
             queue_wait: new.histogram(
                 "tidegate_queue_wait_seconds",
@@ -187,6 +196,11 @@ impl Metrics {
     /// Counts a refusal of the upstream.
     pub fn count_rejection(&self, kind: Rejection) {
         self.rejections[kind as usize].inc();
+    }
+
+    /// Counts a refusal of the upstream that named a quota.
+    pub fn count_blame(&self, blame: Blame) {
+        self.blames[blame as usize].inc();
     }
 
     /// Counts a request that is sent again.

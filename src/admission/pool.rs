@@ -20,7 +20,7 @@ pub use self::admitted::Admitted;
 use self::state::{Answer, Decision, State};
 pub use self::waiting::{Asked, Waiting};
 use crate::admission::scheduler::Place;
-use crate::limit::{Constraint, Cost, Level, Unit};
+use crate::limit::{ColdStart, Constraint, Cost, Level, Unit};
 use crate::time::{Epoch, Timestamp};
 
 /// How a pool admits.
@@ -28,6 +28,8 @@ use crate::time::{Epoch, Timestamp};
 pub struct PoolConfig {
     /// The upstream's limits.
     pub constraints: Vec<Constraint>,
+    /// What is assumed of the limits at the beginning.
+    pub cold_start: ColdStart,
     /// Requests that may wait at once.
     pub max_queued: usize,
     /// How long after the end of an answer the upstream's own refund is taken as made.

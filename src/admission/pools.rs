@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
     use crate::admission::Request;
-    use crate::limit::{Constraint, Cost, Mode, Spent, Unit};
+    use crate::limit::{ColdStart, Constraint, Cost, Mode, Spent, Unit};
 
     #[tokio::test(start_paused = true)]
     async fn names_that_leave_no_trace_make_room_and_names_that_do_stay() {
@@ -145,6 +145,7 @@ mod tests {
             let quota = Constraint::new(Unit::Requests, 60, minute, "minute", Mode::Bucket);
             let config = PoolConfig {
                 constraints: vec![quota.unwrap()],
+                cold_start: ColdStart::Full,
                 max_queued: 1,
                 settle_delay: Duration::ZERO,
                 max_concurrent: None,

@@ -118,11 +118,17 @@ fn budget(profile: &mut Table, name: &str, window: &str, per: &str, tokens: i64)
             is("name", window) || (!limit.contains_key("name") && per_is(limit.get("per"), per));
         if is("unit", "tokens") && same_window {
             limit.insert("limit".to_owned(), node(Kind::Integer(tokens)));
+            // A budget is the caller's own: the upstream's larger limit does not replace it.
+            limit.insert("learn".to_owned(), text("down"));
             return;
         }
     }
-    let added =
-        [("unit", text("tokens")), ("limit", node(Kind::Integer(tokens))), ("per", text(per))];
+    let added = [
+        ("unit", text("tokens")),
+        ("limit", node(Kind::Integer(tokens))),
+        ("per", text(per)),
+        ("learn", text("down")),
+    ];
     let added = added.into_iter().map(|(key, node)| (key.to_owned(), node)).collect();
     limits.push(node(Kind::Table(added)));
 }

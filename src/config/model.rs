@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::section::Section;
 use super::source::{Node, Problem, Table};
-use super::value::Milli;
-use crate::limit::{Constraint, Mode, Unit};
+use super::value::{Milli, Part};
+use crate::limit::{Constraint, Learn, Mode, Spread, Unit};
 use crate::usage::EstimateRule;
 
 /// The name of the profile that models without one of their own follow.
@@ -245,19 +245,32 @@ fn limit(section: &mut Section<'_>) -> Option<Constraint> {
     };
     let mode = match (mode.as_str(), skew) {
         ("fixed", skew) => Some(Mode::Fixed { skew: skew.unwrap_or(SKEW) }),
-        ("bucket" | "sliding", Some(_)) => {
+        ("bucket" | "sliding" | "auto", Some(_)) => {
             section.problem("skew", "only `mode = \"fixed\"` goes by the upstream's clock");
             None
         }
         ("bucket", None) => Some(Mode::Bucket),
         ("sliding", None) => Some(Mode::Sliding),
+        ("auto", None) => Some(Mode::Auto),
         (other, _) => {
-            let expected = "\"bucket\", \"fixed\" or \"sliding\" is expected";
+            let expected = "\"bucket\", \"fixed\", \"sliding\" or \"auto\" is expected";
             section.problem("mode", format!("{expected}, got {other:?}"));
             None
         }
     };
+    let learn = match section.get_or("learn", "both".to_owned()).as_str() {
+        "both" => Some(Learn::Both),
+        "down" => Some(Learn::Down),
+        "never" => Some(Learn::Never),
+        other => {
+            let expected = "\"both\", \"down\" or \"never\" is expected";
+            section.problem("learn", format!("{expected}, got {other:?}"));
+            None
+        }
+    };
+    let [even, reserve] = ["spread", "reserve"].map(|key| section.get_or(key, Part(0)).0);
     let (unit, limit, per, mode) = (unit?, limit?, per?, mode?);
+    let (learn, spread) = (learn?, Spread { even, reserve });
     let name = name.unwrap_or_else(|| window_name(per));
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.is_empty() || !name.chars().all(label) {
@@ -265,7 +278,7 @@ fn limit(section: &mut Section<'_>) -> Option<Constraint> {
         return None;
     }
     match Constraint::new(unit, limit, per, &name, mode) {
-        Ok(quota) => Some(quota),
+        Ok(quota) => Some(quota.learning(learn).spread_by(spread)),
         Err(error) => {
             section.problem("limit", error.to_string());
             None

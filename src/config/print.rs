@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::{Config, LogFormat, Profile};
-use crate::limit::{Constraint, Mode};
+use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 
 pub(super) fn to_toml(config: &Config) -> String {
     let Config { server, upstream, admission, retry, log, keys, models } = config;
@@ -42,6 +42,7 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("max_queued", int(admission.max_queued.get())),
                 ("max_queued_bytes", int(admission.max_queued_bytes)),
                 ("max_wait", span(admission.max_wait)),
+                ("cold_start", text(&cold_start(admission.cold_start))),
                 ("settle_delay", span(admission.settle_delay)),
                 ("max_pools", int(admission.max_pools.get())),
                 ("heartbeat_after", span(admission.heartbeat_after)),
@@ -129,6 +130,16 @@ fn limit(quota: &Constraint) -> Value {
     ]) else {
         return Value::Table(Table::new());
     };
+    let learn = match quota.learn() {
+        Learn::Both => "both",
+        Learn::Down => "down",
+        Learn::Never => "never",
+    };
+    limit.insert("learn".to_owned(), text(&learn));
+    let Spread { even, reserve } = quota.spread();
+    for (key, part) in [("spread", even), ("reserve", reserve)] {
+        limit.insert(key.to_owned(), Value::Float(f64::from(part) / 1_000.0));
+    }
     if let Mode::Fixed { skew } = quota.mode() {
         limit.insert("skew".to_owned(), span(skew));
     }
@@ -149,4 +160,12 @@ fn int(value: impl Into<u64>) -> Value {
 
 fn span(value: Duration) -> Value {
     text(&humantime::format_duration(value))
+}
+
+fn cold_start(start: ColdStart) -> &'static str {
+    match start {
+        ColdStart::Full => "full",
+        ColdStart::Empty => "empty",
+        ColdStart::Probe => "probe",
+    }
 }

@@ -12,6 +12,7 @@ use super::source::{Node, Problem, Table};
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
 use crate::identity::VirtualKey;
+use crate::limit::ColdStart;
 
 const KIB: u64 = 1 << 10;
 
@@ -107,6 +108,7 @@ fn admission(mut section: Section<'_>) -> Admission {
         max_queued: section.get_or("max_queued", nonzero(10_000)),
         max_queued_bytes: section.get_or("max_queued_bytes", bytes(KIB * KIB * KIB)).0,
         max_wait: positive(&mut section, "max_wait", seconds(600)),
+        cold_start: cold_start(&mut section),
         settle_delay: section.get_or("settle_delay", Duration::from_millis(500)),
         max_pools: section.get_or("max_pools", nonzero(1_024)),
         heartbeat_after: section.get_or("heartbeat_after", seconds(10)),
@@ -115,6 +117,19 @@ fn admission(mut section: Section<'_>) -> Admission {
     };
     section.finish();
     admission
+}
+
+fn cold_start(section: &mut Section<'_>) -> ColdStart {
+    match section.get_or("cold_start", "full".to_owned()).as_str() {
+        "full" => ColdStart::Full,
+        "empty" => ColdStart::Empty,
+        "probe" => ColdStart::Probe,
+        other => {
+            let expected = "\"full\", \"empty\" or \"probe\" is expected";
+            section.problem("cold_start", format!("{expected}, got {other:?}"));
+            ColdStart::Full
+        }
+    }
 }
 
 fn retry(mut section: Section<'_>) -> Retry {

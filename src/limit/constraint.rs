@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::limit::pace::Spread;
 use crate::time::nanos;
 
 /// What a quota counts.
@@ -131,6 +132,7 @@ pub struct Constraint {
     name: Arc<str>,
     mode: Mode,
     learn: Learn,
+    spread: Spread,
 }
 
 /// Why a [`Constraint`] cannot exist.
@@ -183,6 +185,7 @@ impl Constraint {
             name: name.into(),
             mode,
             learn: Learn::default(),
+            spread: Spread::default(),
         })
     }
 
@@ -196,6 +199,18 @@ impl Constraint {
     /// Whether the upstream's own limit replaces this one.
     pub const fn learn(&self) -> Learn {
         self.learn
+    }
+
+    /// The same, spread over its window.
+    #[must_use]
+    pub const fn spread_by(mut self, spread: Spread) -> Self {
+        self.spread = spread;
+        self
+    }
+
+    /// How requests that can wait are spread over the window.
+    pub const fn spread(&self) -> Spread {
+        self.spread
     }
 
     /// Keeps to another limit from now on; one that cannot be is ignored.

@@ -79,13 +79,6 @@ pub struct Sent {
     counted: Counted<u32>,
 }
 
-/// A request that the upstream refused.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Refusal {
-    cost: Cost,
-    sent_at: Timestamp,
-}
-
 /// What a sent request turned out to have used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Spent {
@@ -93,6 +86,20 @@ pub enum Spent {
     Exact(Cost),
     /// Nobody knows: the answer was cut, or carried no usage. Charged as held.
     Unknown,
+}
+
+impl Blame {
+    /// Every value, in the order of its discriminant.
+    pub const ALL: [Self; 3] = [Self::Attributable, Self::Foreign, Self::Unlisted];
+
+    /// The name in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attributable => "attributable",
+            Self::Foreign => "foreign",
+            Self::Unlisted => "unlisted",
+        }
+    }
 }
 
 /// Why nothing was held.
@@ -131,6 +138,8 @@ pub struct Level<'a> {
     pub drift: i64,
     /// Units per window that others with the same quota are taken to use.
     pub foreign: u64,
+    /// When nothing will be left if it is used on as of late; `None` if that is not in sight.
+    pub exhausted_at: Option<Timestamp>,
 }
 
 impl Hold {
@@ -175,7 +184,16 @@ impl Ledger {
     ///
     /// [`Denied`] if any window has no room for it; then none has changed.
     pub fn hold(&mut self, cost: Cost, now: Timestamp) -> Result<Hold, Denied> {
-        self.check(cost, now)?;
+        self.hold_as(cost, false, now)
+    }
+
+    /// Like [`Self::hold`]; a `paced` request also keeps to the spread of each window.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`], as [`Self::hold`].
+    pub fn hold_as(&mut self, cost: Cost, paced: bool, now: Timestamp) -> Result<Hold, Denied> {
+        self.check_as(cost, paced, now)?;
         for window in &mut self.windows {
             window.hold(cost.of(window.quota().unit()));
         }
@@ -205,10 +223,19 @@ impl Ledger {
     ///
     /// [`Denied`] names the window that has room for it last, and when.
     pub fn check(&mut self, cost: Cost, now: Timestamp) -> Result<(), Denied> {
+        self.check_as(cost, false, now)
+    }
+
+    /// Like [`Self::check`], for a request that is `paced` or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Denied`], as [`Self::check`].
+    pub fn check_as(&mut self, cost: Cost, paced: bool, now: Timestamp) -> Result<(), Denied> {
         let mut denied: Option<(usize, Option<Timestamp>)> = None;
         for (index, window) in self.windows.iter_mut().enumerate() {
             window.advance(now);
-            let until = match window.room(cost.of(window.quota().unit()), now) {
+            let until = match window.room(cost.of(window.quota().unit()), paced, now) {
                 Room::Now => continue,
                 Room::At(at) => Some(at),
                 Room::AfterSettle => None,
@@ -301,10 +328,8 @@ impl Ledger {
     }
 
     /// Ends a hold whose request the upstream refused without charging it.
-    pub fn reject(&mut self, sent: Sent, now: Timestamp) -> Refusal {
-        let refusal = Refusal { cost: sent.cost, sent_at: sent.sent_at };
+    pub fn reject(&mut self, sent: Sent, now: Timestamp) {
         self.end(sent, Cost::default(), now);
-        refusal
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
@@ -338,16 +363,26 @@ impl Ledger {
         }
     }
 
-    /// Takes the upstream's word that the window of `unit` called `name` had no room for a
-    /// request, whatever the ledger believed: it is emptied, where emptying heals by itself. Tells whose use
-    /// that was. To be called after [`Self::reject`]: what is given back is no quota to spend.
-    pub fn drained(&mut self, refused: Refusal, unit: Unit, name: &str, now: Timestamp) -> Blame {
+    /// The upstream refused the request because of the window of `unit` called `name`, although the
+    /// ledger had let it go. Tells whose use that is due to, and makes the ledger more careful. To be
+    /// called before the hold is ended.
+    pub fn refused(&mut self, sent: &Sent, unit: Unit, name: &str, now: Timestamp) -> Blame {
         let Some(index) = self.index_of(unit, name) else { return Blame::Unlisted };
         let window = &mut self.windows[index];
         window.advance(now);
-        let foreign = window.refused(refused.cost.of(unit), refused.sent_at, now);
-        window.drain();
+        let foreign = window.refused(sent.cost.of(unit), sent.sent_at, now);
         if foreign { Blame::Foreign } else { Blame::Attributable }
+    }
+
+    /// Takes the upstream's word that nothing is left of the window of `unit` called `name`, where
+    /// emptying it heals by itself. To be called after a refused request's hold is ended: what is
+    /// given back is no quota to spend.
+    pub fn drained(&mut self, unit: Unit, name: &str, now: Timestamp) {
+        if let Some(index) = self.index_of(unit, name) {
+            let window = &mut self.windows[index];
+            window.advance(now);
+            window.drain();
+        }
     }
 
     /// The constraint with this index, as counted by [`Denied`].
@@ -368,6 +403,7 @@ impl Ledger {
                 },
                 drift: i64::try_from(window.drift()).unwrap_or(i64::MAX),
                 foreign: window.foreign(now),
+                exhausted_at: window.exhausted_at(now),
                 held: u64::try_from(window.held()).unwrap_or(0),
                 resets_at: window.resets_at(now),
                 quota: window.quota(),

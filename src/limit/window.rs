@@ -17,6 +17,7 @@ use crate::limit::evidence::{Evidence, Finding, View};
 use crate::limit::foreign::Foreign;
 use crate::limit::history::History;
 use crate::limit::log::{Log, Periods};
+use crate::limit::pace::{Burn, Pace};
 use crate::limit::reading::{Headers, Sighting};
 use crate::time::Timestamp;
 
@@ -54,6 +55,10 @@ pub(super) struct Window {
     headers: Headers,
     foreign: Foreign,
     evidence: Evidence,
+    pace: Option<Pace>,
+    burn: Burn,
+    /// Whether the upstream has ever shown it.
+    seen: bool,
     drift: i128,
 }
 
@@ -167,6 +172,9 @@ impl Window {
             headers: Headers::default(),
             foreign: Foreign::default(),
             evidence: Evidence::default(),
+            pace: Pace::of(&quota, empty, now),
+            burn: Burn::default(),
+            seen: false,
             drift: 0,
             quota,
         }
@@ -196,6 +204,10 @@ impl Window {
 
     /// Counts what came back up to `now`.
     pub(super) fn advance(&mut self, now: Timestamp) {
+        if let Some(pace) = &mut self.pace {
+            pace.refill(&self.quota, now);
+        }
+        self.burn.note(&self.quota, self.spent, now);
         let drain = self.drain_at(now);
         self.bucket.refill(&self.quota, self.held, drain, now);
         let returned = self.log.expire(now, self.is_fixed(now));
@@ -236,11 +248,25 @@ impl Window {
         matches!(self.acting(now), Acting::Fixed(_))
     }
 
-    pub(super) fn room(&self, units: u64, now: Timestamp) -> Room {
+    /// When there is room for `units`; for a request that can wait, also when it is in pace.
+    pub(super) fn room(&self, units: u64, paced: bool, now: Timestamp) -> Room {
         let units = i128::from(units);
         if units > self.limit() {
             return Room::Never;
         }
+        let Some(pace) = self.pace.as_ref().filter(|_| paced) else {
+            return self.level_room(units, now);
+        };
+        // Nothing could ever leave more than the limit.
+        let room = self.level_room(units + pace.reserve().min(self.limit() - units), now);
+        match (room, pace.allows(&self.quota, units, now)) {
+            (Room::Now, Some(at)) => Room::At(at),
+            (Room::At(room), Some(at)) => Room::At(at.max(room)),
+            (room, _) => room,
+        }
+    }
+
+    fn level_room(&self, units: i128, now: Timestamp) -> Room {
         // Others may take it before it arrives; but the whole limit is enough for anything.
         let kept = self.foreign.floor(now).min(self.limit() - self.held - units).max(0);
         let units = units + kept;
@@ -268,7 +294,7 @@ impl Window {
     pub(super) fn hold(&mut self, units: u64) {
         let units = i128::from(units);
         self.held += units;
-        self.spent += units;
+        self.spend(units);
         self.bucket.add(&self.quota, -units, self.held);
     }
 
@@ -298,7 +324,7 @@ impl Window {
         if !is_final {
             self.held -= units;
         }
-        self.spent -= units - used;
+        self.spend(used - units);
         // A debt is one whatever the upstream has said.
         let back = |counted: bool, before: Timestamp| {
             let counted = counted || charged_at.is_some_and(|at| at < before);
@@ -322,6 +348,13 @@ impl Window {
             self.log.charge(-refund, now);
         }
         self.returned.add(now, refund.max(0));
+    }
+
+    fn spend(&mut self, units: i128) {
+        self.spent += units;
+        if let Some(pace) = &mut self.pace {
+            pace.spend(&self.quota, units);
+        }
     }
 
     /// Whether a charge is final when it is made, so that a hold ends there.
@@ -353,7 +386,9 @@ impl Window {
         };
         self.drift = if acting == Acting::Bucket { from_bucket } else { from_log };
         let view = View { shown, spent: self.spent, unsure: around.later + around.unheard };
-        self.foreign.note(&self.quota, self.drift.max(0), view, now);
+        // What was used before this ledger began is nobody's surprise.
+        let gap = if std::mem::replace(&mut self.seen, true) { self.drift.max(0) } else { 0 };
+        self.foreign.note(&self.quota, gap, view, now);
         if acting == Acting::Bucket && self.foreign.drain(now) > self.quota.limit() / 2 {
             // Others who take most of it look the same as no refill at all.
             self.distrust(now);
@@ -473,6 +508,7 @@ impl Window {
         self.bucket.set(&self.quota, self.limit() - self.held);
         self.log = Log::empty(self.quota.window_nanos().get(), self.periods());
         self.log.charge(self.timed, now);
+        self.pace = Pace::of(&self.quota, false, now);
     }
 
     fn periods(&self) -> Option<Periods> {
@@ -491,6 +527,29 @@ impl Window {
             Acting::Sliding => self.log.clear_at(now),
             Acting::Bucket => self.bucket.reaches(&self.quota, self.limit(), drain),
         }
+    }
+
+    /// When nothing will be left if it is used on as of late; `None` if that is not in sight.
+    pub(super) fn exhausted_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let (left, window) = (self.available(now), i128::from(self.quota.window_nanos().get()));
+        if left <= 0 {
+            return Some(now);
+        }
+        let refill = match self.acting(now) {
+            Acting::Bucket => self.limit() - i128::from(self.drain_at(now)),
+            Acting::Fixed(_) | Acting::Sliding => 0,
+        };
+        let net = self.burn.rate() - refill;
+        if net <= 0 {
+            return None;
+        }
+        let nanos = u64::try_from(left.checked_mul(window)? / net).unwrap_or(u64::MAX);
+        let at = Timestamp::from_nanos(now.as_nanos().saturating_add(nanos));
+        let horizon = match self.acting(now) {
+            Acting::Bucket => now.after(self.quota.window()),
+            Acting::Fixed(_) | Acting::Sliding => self.resets_at(now),
+        };
+        (at < horizon).then_some(at)
     }
 
     /// Whether a new window in its place would behave the same.

@@ -2,9 +2,10 @@
 
 use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use crate::admission::{Bound, Pools};
+use crate::limit::Mode;
 
 /// Pools shown one by one; the busiest of them. A pool has three series for each of its limits, and
 /// a scrape should stay below a megabyte.
@@ -22,6 +23,10 @@ pub(super) struct PoolGauges {
     level: IntGaugeVec,
     held: IntGaugeVec,
     binding: IntGaugeVec,
+    drift: IntGaugeVec,
+    foreign: IntGaugeVec,
+    doubted: IntGaugeVec,
+    exhausted: GaugeVec,
     total_depth: IntGauge,
     oldest: Gauge,
     pools: IntGauge,
@@ -45,6 +50,14 @@ impl PoolGauges {
             "How long the request that has waited longest has waited.",
         )?;
         registry.register(Box::new(oldest.clone()))?;
+        let exhausted = GaugeVec::new(
+            Opts::new(
+                "tidegate_exhausted_in_seconds",
+                "When nothing will be left if it is used on as of late; absent if that is not in sight.",
+            ),
+            &CONSTRAINT,
+        )?;
+        registry.register(Box::new(exhausted.clone()))?;
         Ok(Self {
             depth: family("tidegate_pool_queue_depth", "Requests waiting in the pool.", &POOL)?,
             bytes: family(
@@ -68,6 +81,22 @@ impl PoolGauges {
                 "Units held by requests that are not settled.",
                 &CONSTRAINT,
             )?,
+            drift: family(
+                "tidegate_drift_units",
+                "Units by which the ledger was ahead of the upstream at the last answer; negative: behind.",
+                &CONSTRAINT,
+            )?,
+            foreign: family(
+                "tidegate_foreign_units",
+                "Units per window that others with the same quota are taken to use.",
+                &CONSTRAINT,
+            )?,
+            doubted: family(
+                "tidegate_mode_doubted",
+                "1 where the upstream has contradicted the configured mode and sliding is used instead.",
+                &CONSTRAINT,
+            )?,
+            exhausted,
             binding: family(
                 "tidegate_binding",
                 "1 where the first request in line waits for this constraint.",
@@ -89,7 +118,9 @@ impl PoolGauges {
         let _one_at_a_time = self.scrape.lock();
         let families =
             [&self.depth, &self.bytes, &self.in_flight, &self.limit, &self.level, &self.held];
-        families.into_iter().chain([&self.binding]).for_each(IntGaugeVec::reset);
+        let more = [&self.binding, &self.drift, &self.foreign, &self.doubted];
+        families.into_iter().chain(more).for_each(IntGaugeVec::reset);
+        self.exhausted.reset();
         let mut all: Vec<_> = pools
             .all()
             .into_iter()
@@ -117,6 +148,15 @@ impl PoolGauges {
                 self.limit.with_label_values(&labels).set(signed(level.quota.limit()));
                 self.level.with_label_values(&labels).set(level.available);
                 self.held.with_label_values(&labels).set(signed(level.held));
+                self.drift.with_label_values(&labels).set(level.drift);
+                self.foreign.with_label_values(&labels).set(signed(level.foreign));
+                let doubted = level.mode == Mode::Sliding
+                    && !matches!(level.quota.mode(), Mode::Sliding | Mode::Auto);
+                self.doubted.with_label_values(&labels).set(i64::from(doubted));
+                if let Some(at) = level.exhausted_at {
+                    let seconds = at.since(named.pool.now()).as_secs_f64();
+                    self.exhausted.with_label_values(&labels).set(seconds);
+                }
                 let binding = snapshot.bound == Some(Bound::Constraint(index));
                 self.binding.with_label_values(&labels).set(i64::from(binding));
                 index += 1;

@@ -119,6 +119,7 @@ fn pool_config(profile: &Profile, admission: &Admission) -> PoolConfig {
     PoolConfig {
         constraints: profile.limits.clone(),
         max_queued: usize::try_from(admission.max_queued.get()).unwrap_or(usize::MAX),
+        cold_start: admission.cold_start,
         settle_delay: admission.settle_delay,
         max_concurrent: profile.max_concurrent,
         min_gap: profile.min_gap,

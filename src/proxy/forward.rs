@@ -21,7 +21,7 @@ use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
 use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
-use crate::proxy::headers;
+use crate::proxy::headers::{self, Readings};
 use crate::proxy::peek::peek;
 use crate::proxy::pump::pump;
 use crate::proxy::queued;
@@ -214,6 +214,7 @@ impl Forward {
         }
         if head.status.is_success() {
             admitted.charged();
+            admitted.observe(Readings::of(&head.headers).iter());
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
             let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
@@ -232,6 +233,10 @@ impl Forward {
         if let Some(kind) = kind {
             self.gateway.metrics.count_rejection(kind);
         }
+        if let Some((unit, window)) = exhausted {
+            self.gateway.metrics.count_blame(admitted.blame(unit, window));
+        }
+        admitted.observe(Readings::of(&head.headers).iter());
         headers::blame_upstream(&mut head.headers);
         let answer = Ok(Response::from_parts(head, body));
         let rejection = Rejection { charged, exhausted };

@@ -3,10 +3,13 @@
 mod admin;
 mod cancel;
 mod estimate;
+mod explain;
 mod identity;
 mod limits;
 mod passing;
 mod paths;
+mod places;
+mod polite;
 mod process;
 mod refused;
 mod retries;

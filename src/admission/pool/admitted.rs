@@ -9,7 +9,7 @@ use super::Pool;
 use super::Rejection;
 use super::state::{Grant, Spend};
 use crate::admission::scheduler::Place;
-use crate::limit::{Cost, Spent};
+use crate::limit::{Blame, Cost, Reading, Spent, Unit};
 
 /// A request that may go upstream.
 ///
@@ -72,6 +72,23 @@ impl Admitted {
             let now = self.pool.epoch.now();
             self.pool.state.lock().charged(grant, now);
         }
+    }
+
+    /// The head of an answer shows what is left of the quota. To be called after [`Self::charged`]
+    /// where the request was charged.
+    pub fn observe<'a>(&mut self, readings: impl Iterator<Item = Reading<'a>>) {
+        if let Some(grant) = &mut self.grant {
+            self.pool.change(|state, now| state.observe(grant, readings, now));
+        }
+    }
+
+    /// The upstream refused the request because a quota was used up; tells whose use that is due to.
+    /// To be called before [`Self::reject`].
+    pub fn blame(&self, unit: Unit, window: &str) -> Blame {
+        let now = self.pool.epoch.now();
+        self.grant.as_ref().map_or(Blame::Unlisted, |grant| {
+            self.pool.state.lock().blame(grant, (unit, window), now)
+        })
     }
 
     /// The answer has ended: replaces the hold by what was used, once the upstream has had time to

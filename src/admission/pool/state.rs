@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{Admitted, Bound, PoolConfig, Refused, Rejection, Request, Snapshot};
 use crate::admission::scheduler::{Entry, Place, Scheduler};
-use crate::limit::{Cost, Denied, Hold, Ledger, Sent, Spent};
+use crate::limit::{Blame, Cost, Denied, Hold, Ledger, Reading, Sent, Spent, Unit};
 use crate::time::Timestamp;
 
 /// Someone who waits, and the answer found for them.
@@ -92,7 +92,7 @@ impl Grant {
 impl State {
     pub(super) fn new(config: PoolConfig, now: Timestamp) -> Self {
         Self {
-            ledger: Ledger::new(config.constraints.clone(), now),
+            ledger: Ledger::cold(config.constraints.clone(), config.cold_start, now),
             config,
             scheduler: Scheduler::default(),
             settling: VecDeque::new(),
@@ -261,6 +261,28 @@ impl State {
         self.catch_up(now);
         if let Held::There(sent) = &mut grant.held {
             self.ledger.charged(sent, now);
+        }
+    }
+
+    /// Takes what the head of an answer shows for what it is.
+    pub(super) fn observe<'a>(
+        &mut self,
+        grant: &mut Grant,
+        readings: impl Iterator<Item = Reading<'a>>,
+        now: Timestamp,
+    ) {
+        self.catch_up(now);
+        if let Held::There(sent) = &mut grant.held {
+            self.ledger.observe(sent, readings, now);
+        }
+    }
+
+    /// Whose use it is that the upstream had no room for the request.
+    pub(super) fn blame(&mut self, grant: &Grant, of: (Unit, &str), now: Timestamp) -> Blame {
+        self.catch_up(now);
+        match &grant.held {
+            Held::There(sent) => self.ledger.refused(sent, of.0, of.1, now),
+            Held::Here(_) | Held::Moving => Blame::Unlisted,
         }
     }
 

@@ -23,6 +23,7 @@ fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
             minute(Unit::Requests, 60).unwrap(),
             minute(Unit::Tokens, 6_000).unwrap(),
         ],
+        cold_start: ColdStart::Full,
         max_queued: 3,
         settle_delay: Duration::ZERO,
         max_concurrent: None,

@@ -156,10 +156,12 @@ impl World<'_> {
         match (flight.held, job.fate) {
             (Held::Here(hold), _) => self.ledger.release(hold, now),
             (Held::There(sent), Fate::Refused) => {
-                let refusal = self.ledger.reject(sent, now);
-                let Some(window) = flight.refused_by else { return };
+                let Some(window) = flight.refused_by else { return self.ledger.reject(sent, now) };
                 let limit = self.workload.limits[window];
-                let blame = self.ledger.drained(refusal, unit(&limit), NAMES[window], now);
+                let (unit, name) = (unit(&limit), NAMES[window]);
+                let blame = self.ledger.refused(&sent, unit, name, now);
+                self.ledger.reject(sent, now);
+                self.ledger.drained(unit, name, now);
                 let ours = u64::from(blame != Blame::Foreign);
                 self.story.attributable += ours;
                 // Right after a burst nothing can tell others from periods: what is left is the same.
