@@ -53,7 +53,7 @@ impl PoolGauges {
         let exhausted = GaugeVec::new(
             Opts::new(
                 "tidegate_exhausted_in_seconds",
-                "When nothing will be left if it is used on as of late; absent if that is not in sight.",
+                "When nothing will be left if it is used on as of late; +Inf if that is not in sight.",
             ),
             &CONSTRAINT,
         )?;
@@ -153,10 +153,10 @@ impl PoolGauges {
                 let doubted = level.mode == Mode::Sliding
                     && !matches!(level.quota.mode(), Mode::Sliding | Mode::Auto);
                 self.doubted.with_label_values(&labels).set(i64::from(doubted));
-                if let Some(at) = level.exhausted_at {
-                    let seconds = at.since(named.pool.now()).as_secs_f64();
-                    self.exhausted.with_label_values(&labels).set(seconds);
-                }
+                let now = named.pool.now();
+                let exhausted = level.exhausted_at.map(|at| at.since(now).as_secs_f64());
+                let exhausted = exhausted.unwrap_or(f64::INFINITY);
+                self.exhausted.with_label_values(&labels).set(exhausted);
                 let binding = snapshot.bound == Some(Bound::Constraint(index));
                 self.binding.with_label_values(&labels).set(i64::from(binding));
                 index += 1;

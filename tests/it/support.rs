@@ -42,8 +42,8 @@ budget_per_second = 1000
 [models."*"]
 output_reservation = { default = 100 }
 limits = [
-  { unit = "requests", limit = 1_000, per = "1d", name = "day", mode = "sliding" },
-  { unit = "tokens", limit = 100_000, per = "1d", name = "minute", mode = "sliding" },
+  { unit = "requests", limit = 1_000, per = "1d", name = "day", mode = "sliding", learn = "never" },
+  { unit = "tokens", limit = 100_000, per = "1d", name = "minute", mode = "sliding", learn = "never" },
 ]
 "#;
 

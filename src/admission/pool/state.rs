@@ -309,9 +309,10 @@ impl State {
     /// the request: a hold that is given back is no quota to spend.
     pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) {
         let spend = if rejection.charged { Spend::Unsaid } else { Spend::Nothing };
+        let cost = grant.cost();
         self.end(grant, spend, now);
         if let Some((unit, window)) = rejection.exhausted {
-            self.ledger.drained(unit, window, now);
+            self.ledger.drained(cost, unit, window, now);
         }
     }
 

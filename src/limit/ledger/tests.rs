@@ -126,7 +126,7 @@ fn a_fixed_window_opens_at_the_boundary_and_not_within_the_skew() {
 #[test]
 fn a_drained_bucket_refills_and_a_clock_that_goes_back_mints_nothing() {
     let mut ledger = ledger(&[(Unit::Tokens, 600, 60, Mode::Bucket)]);
-    ledger.drained(Unit::Tokens, "window", at(1_000 * SECOND));
+    ledger.drained(tokens(100), Unit::Tokens, "window", at(1_000 * SECOND));
     assert_eq!(available(&mut ledger, at(1_001 * SECOND)), [10]);
     assert_eq!(available(&mut ledger, at(900 * SECOND)), [10], "dt < 0 counts as 0");
     assert_eq!(available(&mut ledger, at(1_002 * SECOND)), [20]);

@@ -146,9 +146,9 @@ async fn the_gateways_key_takes_the_place_of_the_callers() {
 
 #[tokio::test]
 async fn an_answer_reaches_the_caller_as_the_upstream_gave_it() {
-    let six = "x-ratelimit-limit-requests-day: 7\r\nx-ratelimit-remaining-requests-day: 8\r\n\
-        x-ratelimit-reset-requests-day: 33011.382867\r\nx-ratelimit-limit-tokens-minute: 9\r\n\
-        x-ratelimit-remaining-tokens-minute: 10\r\nx-ratelimit-reset-tokens-minute: 11.38\r\n";
+    let six = "x-ratelimit-limit-requests-day: 700000\r\nx-ratelimit-remaining-requests-day: 800000\r\n\
+        x-ratelimit-reset-requests-day: 33011.382867\r\nx-ratelimit-limit-tokens-minute: 900000\r\n\
+        x-ratelimit-remaining-tokens-minute: 1000000\r\nx-ratelimit-reset-tokens-minute: 11.38\r\n";
     let headers = format!(
         "Content-Type: application/json; charset=utf-8\r\n{six}X-Request-Id: their-own\r\n\
          Set-Cookie: a=1\r\nset-cookie: b=2\r\nDate: Sat, 01 Jan 2000 00:00:00 GMT\r\nServer: s\r\n\
@@ -161,11 +161,11 @@ async fn an_answer_reaches_the_caller_as_the_upstream_gave_it() {
     assert_eq!((answer.status, answer.text()), (200, COMPLETION));
     for (name, values) in [
         ("content-type", &["application/json; charset=utf-8"][..]),
-        ("x-ratelimit-limit-requests-day", &["7"]),
-        ("x-ratelimit-remaining-requests-day", &["8"]),
+        ("x-ratelimit-limit-requests-day", &["700000"]),
+        ("x-ratelimit-remaining-requests-day", &["800000"]),
         ("x-ratelimit-reset-requests-day", &["33011.382867"]),
-        ("x-ratelimit-limit-tokens-minute", &["9"]),
-        ("x-ratelimit-remaining-tokens-minute", &["10"]),
+        ("x-ratelimit-limit-tokens-minute", &["900000"]),
+        ("x-ratelimit-remaining-tokens-minute", &["1000000"]),
         ("x-ratelimit-reset-tokens-minute", &["11.38"]),
         ("x-request-id", &["their-own"]),
         ("set-cookie", &["a=1", "b=2"]),

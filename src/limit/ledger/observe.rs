@@ -1,0 +1,87 @@
+//! What the ledger learns from the upstream's answers and refusals.
+
+use super::{Ledger, Sent};
+use crate::limit::reading::{Reading, Sighting};
+use crate::limit::window::Around;
+use crate::limit::{Cost, Unit};
+use crate::time::Timestamp;
+
+/// Whose use a refusal by the upstream is due to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// This ledger's: it let in too much.
+    Attributable,
+    /// That of others with the same quota: what this ledger let in fits whatever the rules are.
+    Foreign,
+    /// A quota that is not configured.
+    Unlisted,
+}
+
+impl Blame {
+    /// Every value, in the order of its discriminant.
+    pub const ALL: [Self; 3] = [Self::Attributable, Self::Foreign, Self::Unlisted];
+
+    /// The name in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attributable => "attributable",
+            Self::Foreign => "foreign",
+            Self::Unlisted => "unlisted",
+        }
+    }
+}
+
+impl Ledger {
+    /// Takes the levels that the head of an answer shows for what they are: the upstream's own, at
+    /// some instant between sending the request and now, with the request charged unless the answer
+    /// is a refusal. To be called after [`Self::charged`] where it was charged.
+    pub fn observe<'a>(
+        &mut self,
+        sent: &mut Sent,
+        readings: impl IntoIterator<Item = Reading<'a>>,
+        now: Timestamp,
+    ) {
+        for reading in readings {
+            let Reading { unit, window: name, limit, remaining } = reading;
+            let Some(index) = self.index_of(unit, name) else { continue };
+            let (at, own) = (unit.index(), i128::from(sent.cost.of(unit)));
+            // What it says leaves open whether those are in it that were not heard of before.
+            let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - own;
+            let (open, unheard) = (self.open[at], self.unheard[at]);
+            let next = i128::from(self.placed[at].wrapping_sub(sent.placed[at]));
+            let around = Around { sent_at: sent.sent_at, later, next, open, unheard };
+            let window = &mut self.windows[index];
+            window.advance(now);
+            let counted = window.observe(Sighting { limit, remaining }, around, now);
+            let bit = 1_u32.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+            sent.counted.bucket |= if counted.bucket { bit } else { 0 };
+            sent.counted.log |= if counted.log { bit } else { 0 };
+        }
+    }
+
+    fn index_of(&self, unit: Unit, name: &str) -> Option<usize> {
+        self.windows.iter().position(|it| it.quota().unit() == unit && it.quota().name() == name)
+    }
+
+    /// The upstream refused the request because of the window of `unit` called `name`, although the
+    /// ledger had let it go. Tells whose use that is due to, and makes the ledger more careful. To be
+    /// called before the hold is ended.
+    pub fn refused(&mut self, sent: &Sent, unit: Unit, name: &str, now: Timestamp) -> Blame {
+        let Some(index) = self.index_of(unit, name) else { return Blame::Unlisted };
+        let window = &mut self.windows[index];
+        window.advance(now);
+        let foreign = window.refused(sent.cost.of(unit), sent.sent_at, now);
+        if foreign { Blame::Foreign } else { Blame::Attributable }
+    }
+
+    /// Takes the upstream's word that the window of `unit` called `name` has no room for `cost`: next
+    /// to nothing is left of it. To be called after a refused request's hold is ended: what is given
+    /// back is no quota to spend.
+    pub fn drained(&mut self, cost: Cost, unit: Unit, name: &str, now: Timestamp) {
+        if let Some(index) = self.index_of(unit, name) {
+            let window = &mut self.windows[index];
+            window.advance(now);
+            window.drain(cost.of(unit));
+        }
+    }
+}
