@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidegate::simulator::{Fault, Latency, Options};
+use tidegate::simulator::{Fault, HeaderStyle, Latency, Options};
 
 use crate::support::wire::{Wire, chat};
 use crate::support::{hello, pair, roomy, wait_for, with};
