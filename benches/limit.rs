@@ -1,12 +1,11 @@
-//! Costs of admission per request: the ledger, the pool on its idle path, and the queue.
+//! Costs of admission per request: the ledger, and the pool on its idle path.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tidegate::admission::scheduler::{Entry, Scheduler};
-use tidegate::admission::{Pool, PoolConfig, Request};
-use tidegate::limit::{Constraint, Cost, Ledger, Mode, Spent, Unit};
+use tidegate::admission::{Pool, PoolConfig, Request, TenantLimits};
+use tidegate::limit::{ColdStart, Constraint, Cost, Ledger, Mode, Spent, Unit};
 use tidegate::time::{Epoch, Timestamp};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -87,7 +86,10 @@ fn pool(criterion: &mut Criterion) {
     let runtime = runtime.expect("a runtime");
     let config = PoolConfig {
         constraints: six(Mode::Bucket),
+        cold_start: ColdStart::Full,
+        classes: Vec::new(),
         max_queued: 10_000,
+        per_tenant: TenantLimits::NONE,
         // Short, because requests end far faster here than they ever could: what waits to be settled
         // would be what is measured.
         settle_delay: Duration::from_micros(100),
@@ -104,7 +106,7 @@ fn pool(criterion: &mut Criterion) {
                 let deadline = epoch.now().after(Duration::from_secs(3_600));
                 let start = Instant::now();
                 for _ in 0..times {
-                    let request = Request { cost: black_box(HELD), bytes: 1_000, deadline };
+                    let request = Request::new(black_box(HELD), 1_000, deadline);
                     let mut admitted = pool.admit(request).await.expect("nobody is before it");
                     admitted.sent();
                     admitted.charged();
@@ -116,29 +118,5 @@ fn pool(criterion: &mut Criterion) {
     });
 }
 
-fn scheduler(criterion: &mut Criterion) {
-    const WAITING: u64 = 100_000;
-    let mut now = Timestamp::from_nanos(0);
-    let mut rng = fastrand::Rng::with_seed(1);
-    let mut scheduler = Scheduler::default();
-    let mut push = |scheduler: &mut Scheduler<u64>| {
-        now = now.after(GAP);
-        let deadline = now.after(Duration::from_millis(rng.u64(1_000..600_000)));
-        let place = scheduler.place();
-        scheduler.insert(place, Entry { cost: HELD, bytes: 1_000, arrived: now, deadline }, 0);
-    };
-    for _ in 0..WAITING {
-        push(&mut scheduler);
-    }
-    criterion.bench_function("scheduler/push_head_remove_100k", |bencher| {
-        bencher.iter(|| {
-            push(&mut scheduler);
-            let (place, entry) = scheduler.head().expect("100,000 wait");
-            black_box(entry);
-            scheduler.remove(place)
-        });
-    });
-}
-
-criterion_group!(benches, ledger, pool, scheduler);
+criterion_group!(benches, ledger, pool);
 criterion_main!(benches);

@@ -19,6 +19,6 @@ pub mod pools;
 pub mod scheduler;
 
 pub use self::pool::{
-    Admitted, Asked, Bound, Pool, PoolConfig, Refused, Rejection, Request, Waiting,
+    Admitted, Asked, Bound, Pool, PoolConfig, Refused, Rejection, Request, TenantLimits, Waiting,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};

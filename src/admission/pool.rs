@@ -5,7 +5,9 @@
 //! given to the next in line.
 
 mod admitted;
+mod grant;
 mod state;
+mod turn;
 mod waiting;
 
 use std::num::NonZeroU32;
@@ -17,9 +19,10 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use self::admitted::Admitted;
+use self::grant::Grant;
 use self::state::{Answer, Decision, State};
 pub use self::waiting::{Asked, Waiting};
-use crate::admission::scheduler::Place;
+use crate::admission::scheduler::{ClassRule, Place};
 use crate::limit::{ColdStart, Constraint, Cost, Level, Unit};
 use crate::time::{Epoch, Timestamp};
 
@@ -30,8 +33,12 @@ pub struct PoolConfig {
     pub constraints: Vec<Constraint>,
     /// What is assumed of the limits at the beginning.
     pub cold_start: ColdStart,
+    /// The classes that requests name by their index; empty for one.
+    pub classes: Vec<ClassRule>,
     /// Requests that may wait at once.
     pub max_queued: usize,
+    /// What one tenant may have waiting at once.
+    pub per_tenant: TenantLimits,
     /// How long after the end of an answer the upstream's own refund is taken as made.
     pub settle_delay: Duration,
     /// Requests that may be at the upstream at once; `None` for any number.
@@ -40,15 +47,45 @@ pub struct PoolConfig {
     pub min_gap: Duration,
 }
 
+/// What one tenant may have waiting in a pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct TenantLimits {
+    /// Requests.
+    pub queued: usize,
+    /// Bytes of memory they keep.
+    pub bytes: u64,
+}
+
+impl TenantLimits {
+    /// As many as the pool lets in.
+    pub const NONE: Self = Self { queued: usize::MAX, bytes: u64::MAX };
+}
+
 /// A request for admission.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The most it can cost.
     pub cost: Cost,
+    /// Tokens it is likely to use: what decides whose turn comes next.
+    pub fair: u64,
     /// Bytes of memory it keeps while it waits.
     pub bytes: u64,
     /// When it has waited long enough.
     pub deadline: Timestamp,
+    /// Index of its class.
+    pub class: usize,
+    /// Who asks.
+    pub tenant: u64,
+    /// The tenant's share relative to others of the class.
+    pub weight: NonZeroU32,
+}
+
+impl Request {
+    /// A request of the first class, from the one tenant there is.
+    pub const fn new(cost: Cost, bytes: u64, deadline: Timestamp) -> Self {
+        let (fair, weight) = (cost.tokens, NonZeroU32::MIN);
+        Self { cost, fair, bytes, deadline, class: 0, tenant: 0, weight }
+    }
 }
 
 /// What a request waited for.
@@ -83,6 +120,11 @@ pub enum Refused {
     },
     /// Too many wait already.
     Full {
+        /// When the next of those waiting can go, as far as is known.
+        retry_at: Option<Timestamp>,
+    },
+    /// Too many of its tenant's, or too large ones, wait already.
+    TenantFull {
         /// When the next of those waiting can go, as far as is known.
         retry_at: Option<Timestamp>,
     },
@@ -141,15 +183,7 @@ impl Pool {
     ///
     /// [`Refused`] if it cannot, or would not in time, be admitted.
     pub fn ask(self: &Arc<Self>, request: Request, place: Option<Place>) -> Result<Asked, Refused> {
-        let (decided, rearm) = {
-            let now = self.epoch.now();
-            let mut state = self.state.lock();
-            state.catch_up(now);
-            let decided = state.decide(request, place, now);
-            let rearm = matches!(decided, Decision::Wait(..)) && state.rearm(now);
-            (decided, rearm)
-        };
-        self.wake_if(rearm);
+        let decided = self.decide(request, place);
         self.asked(decided)
     }
 
@@ -191,11 +225,11 @@ impl Pool {
         request: Request,
         until: Timestamp,
     ) -> Result<Admitted, Refused> {
-        let (place, grant) = (admitted.place(), admitted.into_grant());
+        let (mut place, grant) = (admitted.place(), admitted.into_grant());
         let mut decided = Decision::No(Refused::Closed);
         self.change(|state, now| {
             if let Some(grant) = grant {
-                state.reject(grant, rejection, now);
+                place = state.reject(grant, rejection, now);
             }
             state.back_off(until);
             decided = state.decide(request, Some(place), now);
@@ -203,12 +237,27 @@ impl Pool {
         self.asked(decided)?.admitted().await
     }
 
+    fn decide(self: &Arc<Self>, request: Request, place: Option<Place>) -> Decision {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        let decided = state.decide(request, place, now);
+        if let Decision::Wait(ticket, _) = decided {
+            let answers = if state.is_due(ticket) { state.turn(now) } else { Vec::new() };
+            let rearm = state.rearm(now);
+            drop(state);
+            let rearm = self.deliver(answers, now) | rearm;
+            self.wake_if(rearm);
+        }
+        decided
+    }
+
     fn asked(self: &Arc<Self>, decided: Decision) -> Result<Asked, Refused> {
         match decided {
             Decision::Go(grant) => Ok(Asked::Go(Admitted::new(Arc::clone(self), grant))),
             Decision::No(refused) => Err(refused),
-            Decision::Wait(place, answer) => {
-                Ok(Asked::Wait(Waiting::new(Arc::clone(self), place, answer)))
+            Decision::Wait(ticket, answer) => {
+                Ok(Asked::Wait(Waiting::new(Arc::clone(self), ticket, answer)))
             }
         }
     }
@@ -282,9 +331,16 @@ impl Pool {
         state.catch_up(now);
         change(&mut state, now);
         state.catch_up(now);
-        let mut answers = state.turn(now);
-        let mut rearm = state.rearm(now);
+        let answers = state.turn(now);
+        let rearm = state.rearm(now);
         drop(state);
+        self.deliver(answers, now) | rearm
+    }
+
+    /// Hands the answers out, and what nobody takes to the next in line; tells whether the timer has
+    /// to be woken for that.
+    fn deliver(self: &Arc<Self>, mut answers: Vec<Answer>, now: Timestamp) -> bool {
+        let mut rearm = false;
         while let Some(untaken) = self.hand_out(answers) {
             let mut state = self.state.lock();
             for grant in untaken {
@@ -297,7 +353,7 @@ impl Pool {
     }
 
     /// Delivers the answers; returns the grants that nobody waited for any more, if any.
-    fn hand_out(self: &Arc<Self>, answers: Vec<Answer>) -> Option<Vec<state::Grant>> {
+    fn hand_out(self: &Arc<Self>, answers: Vec<Answer>) -> Option<Vec<Grant>> {
         let mut untaken = Vec::new();
         for (waiter, answer) in answers {
             let answer = answer.map(|grant| Admitted::new(Arc::clone(self), grant));

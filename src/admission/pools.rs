@@ -133,7 +133,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::admission::Request;
+    use crate::admission::{Request, TenantLimits};
     use crate::limit::{ColdStart, Constraint, Cost, Mode, Spent, Unit};
 
     #[tokio::test(start_paused = true)]
@@ -146,7 +146,9 @@ mod tests {
             let config = PoolConfig {
                 constraints: vec![quota.unwrap()],
                 cold_start: ColdStart::Full,
+                classes: Vec::new(),
                 max_queued: 1,
+                per_tenant: TenantLimits::NONE,
                 settle_delay: Duration::ZERO,
                 max_concurrent: None,
                 min_gap: Duration::ZERO,
@@ -155,8 +157,7 @@ mod tests {
         };
         let used = pools.get(PoolKey([1; 16]), "used", config).unwrap();
         let cost = Cost::new(1, 0);
-        let request =
-            Request { cost, bytes: 0, deadline: epoch.now().after(Duration::from_secs(1)) };
+        let request = Request::new(cost, 0, epoch.now().after(Duration::from_secs(1)));
         let mut admitted = used.pool.admit(request).await.unwrap();
         admitted.sent();
         admitted.settle(Spent::Unknown);

@@ -1,159 +1,351 @@
 //! The order in which waiting requests go: pure, and the same for every pool.
 //!
-//! Today the order is that of arrival. Whoever needs another order finds here all it depends on:
-//! the entry says who asks, what it may cost and until when it can wait, and the owner tells of
-//! every arrival, departure and cost.
+//! Three steps choose who is first: the class (`classes`: guaranteed shares, then rank), the tenant
+//! within it (`lanes`: start-time fair queueing by tokens over weights), the request within that
+//! (the earliest deadline, then arrival). The owner tells of every arrival and departure, and of
+//! what a request that went turned out to cost.
 //!
 //! # Invariants
 //!
-//! - Every operation is O(log n) in the number of waiting requests.
-//! - A [`Place`] is never reused; an operation on a place that is gone does nothing.
-//! - A request put back keeps its place: it goes before everyone who came after it.
+//! - Every operation is O(log n) in the number of waiting requests; none searches.
+//! - A [`Ticket`] is good for one wait; an operation on one that has ended does nothing.
+//! - A request put back at its [`Place`] goes before everyone of its tenant who came after it, and
+//!   its tenant has the turn that it had.
+//! - Everyone waits at most for what their class, their tenant's share and their deadline say: no
+//!   class with a share, and no tenant, starves.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod classes;
+mod deadlines;
+mod lanes;
+mod slots;
 
+use std::num::NonZeroU32;
+
+pub use self::classes::ClassRule;
+use self::classes::{Classes, Paid};
+use self::deadlines::Deadlines;
+pub use self::lanes::Load;
+use self::lanes::{Key, Lanes, Tag};
+use self::slots::{Slots, Waiting};
 use crate::limit::Cost;
 use crate::time::Timestamp;
 
-/// A request's place in the order of arrival, and the handle that ends its wait.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Place(u64);
+/// How many of those behind a blocked request are looked at: enough to find a small one, few enough
+/// to be looked at whenever something changes.
+pub const MOST_LOOKED_AT: usize = 16;
 
-/// What the order may depend on.
+/// A request's place in the order, which it can take again when it comes back; less for those who
+/// came before.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Place {
+    /// The order of arrival.
+    seq: u64,
+    /// What it is ordered by within its lane, if not by its deadline.
+    order: Option<Timestamp>,
+    /// Where its tenant stood when it was given back what it was charged.
+    tag: Option<Tag>,
+}
+
+/// The handle of one wait.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Ticket {
+    slot: usize,
+    generation: u32,
+}
+
+/// What the order depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
     /// The most the request can cost.
     pub cost: Cost,
+    /// Tokens it is likely to use: what its tenant and class are charged until more is known.
+    pub fair: u64,
     /// Bytes of memory the waiting request keeps.
     pub bytes: u64,
     /// When it arrived.
     pub arrived: Timestamp,
     /// When it leaves unserved.
     pub deadline: Timestamp,
+    /// Index of its class.
+    pub class: usize,
+    /// Who asks.
+    pub tenant: u64,
+    /// The tenant's share relative to others of the class.
+    pub weight: NonZeroU32,
+}
+
+/// What a request that went is charged; to be ended by [`Scheduler::settle`] or
+/// [`Scheduler::release`], or its tenant is taken as having it in flight for ever.
+#[derive(Debug, Eq, PartialEq)]
+#[must_use = "a charge that is not ended is kept for ever"]
+pub struct Charge {
+    class: usize,
+    lane: usize,
+    weight: NonZeroU32,
+    fair: u64,
+    paid: Paid,
+}
+
+/// A request whose turn has come.
+#[derive(Debug)]
+pub struct Departure<T> {
+    /// What it was ordered by.
+    pub entry: Entry,
+    /// What the owner kept with it.
+    pub item: T,
+    /// Its place, should it come back.
+    pub place: Place,
+    /// What it is charged.
+    pub charge: Charge,
 }
 
 /// The waiting requests of one pool; `T` is what the owner keeps with each.
 #[derive(Debug)]
 pub struct Scheduler<T> {
-    waiting: BTreeMap<Place, (Entry, T)>,
-    deadlines: BTreeSet<(Timestamp, Place)>,
-    bytes: u64,
+    classes: Classes,
+    lanes: Vec<Lanes>,
+    loads: Vec<Load>,
+    slots: Slots<T>,
+    deadlines: Deadlines,
     next: u64,
 }
 
+impl Place {
+    /// The place of a request that left while it waited until `deadline`, for when it comes back
+    /// with a later one.
+    #[must_use]
+    pub(super) fn kept(self, deadline: Timestamp) -> Self {
+        Self { order: Some(self.order.map_or(deadline, |order| order.min(deadline))), ..self }
+    }
+}
+
+impl Entry {
+    /// A request of the first class from the one tenant there is.
+    pub const fn new(cost: Cost, arrived: Timestamp, deadline: Timestamp) -> Self {
+        let (fair, weight) = (cost.tokens, NonZeroU32::MIN);
+        Self { cost, fair, bytes: 0, arrived, deadline, class: 0, tenant: 0, weight }
+    }
+}
+
+impl Charge {
+    /// Tokens charged.
+    pub const fn fair(&self) -> u64 {
+        self.fair
+    }
+}
+
 impl<T> Default for Scheduler<T> {
+    /// One class.
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), deadlines: BTreeSet::new(), bytes: 0, next: 0 }
+        Self::new(&[ClassRule::default()])
     }
 }
 
 impl<T> Scheduler<T> {
-    /// A place behind everyone who has one.
-    pub const fn place(&mut self) -> Place {
-        self.next += 1;
-        Place(self.next)
-    }
-
-    /// Lets a request wait at its place.
-    pub fn insert(&mut self, place: Place, entry: Entry, item: T) {
-        if self.waiting.insert(place, (entry, item)).is_none() {
-            self.deadlines.insert((entry.deadline, place));
-            self.bytes += entry.bytes;
+    /// Nobody waits. Entries name their class by its index in `rules`; one beyond them counts as the
+    /// last. Without rules there is one class.
+    pub fn new(rules: &[ClassRule]) -> Self {
+        let one = [ClassRule::default()];
+        let rules = if rules.is_empty() { &one } else { rules };
+        Self {
+            classes: Classes::new(rules),
+            lanes: rules.iter().map(|_| Lanes::default()).collect(),
+            loads: vec![Load::default(); rules.len()],
+            slots: Slots::new(rules.len()),
+            deadlines: Deadlines::default(),
+            next: 0,
         }
     }
 
+    /// A place behind everyone who has one.
+    pub const fn place(&mut self) -> Place {
+        self.next += 1;
+        Place { seq: self.next, order: None, tag: None }
+    }
+
+    /// Lets a request wait at its place.
+    pub fn insert(&mut self, place: Place, mut entry: Entry, item: T) -> Ticket {
+        entry.class = entry.class.min(self.lanes.len() - 1);
+        let class = entry.class;
+        let key = key(place, &entry, self.slots.next());
+        let lane = self.lanes[class].wait(&entry, key, place.tag);
+        self.classes.joined(class);
+        self.loads[class].add(&entry);
+        self.deadlines.insert(entry.deadline, key.2);
+        self.slots.fill(class, place, entry, lane, item)
+    }
+
     /// Whose turn it is.
-    pub fn head(&self) -> Option<(Place, &Entry)> {
-        self.waiting.first_key_value().map(|(place, (entry, _))| (*place, entry))
+    pub fn head(&self) -> Option<(Ticket, &Entry)> {
+        let class = self.classes.next()?;
+        let (.., slot) = *self.lanes[class].in_order().next()?.requests.first()?;
+        let ticket = self.slots.ticket(slot);
+        Some((ticket, &self.slots.get(ticket)?.entry))
     }
 
-    /// Ends a wait: the request goes, gives up or is refused.
-    pub fn remove(&mut self, place: Place) -> Option<(Entry, T)> {
-        let (entry, item) = self.waiting.remove(&place)?;
-        self.deadlines.remove(&(entry.deadline, place));
-        self.bytes -= entry.bytes;
-        Some((entry, item))
+    /// Those that could go if the head did not have to be waited for, in the order in which they
+    /// would: of its class the first of each lane, then the second, and so on; then of the others.
+    pub fn behind_head(&self) -> Vec<Ticket> {
+        let mut found = Vec::with_capacity(MOST_LOOKED_AT);
+        let Some(first) = self.classes.next() else { return found };
+        let others = self.classes.waiting_by_rank().filter(|class| *class != first);
+        for class in std::iter::once(first).chain(others) {
+            for depth in 0..=MOST_LOOKED_AT {
+                let before = found.len();
+                for lane in self.lanes[class].in_order().take(MOST_LOOKED_AT + 1) {
+                    let slot = lane.requests.iter().nth(depth).map(|(.., slot)| *slot);
+                    found.extend(slot.map(|slot| self.slots.ticket(slot)));
+                    if found.len() > MOST_LOOKED_AT {
+                        found.remove(0);
+                        return found;
+                    }
+                }
+                if found.len() == before {
+                    break;
+                }
+            }
+        }
+        // The first of all is the head itself.
+        found.remove(0);
+        found
     }
 
-    /// The place whose deadline passed first, if it has by `now`.
-    pub fn expired(&self, now: Timestamp) -> Option<Place> {
-        self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, place)| *place)
+    /// A waiting request.
+    pub fn get(&self, ticket: Ticket) -> Option<&Entry> {
+        self.slots.get(ticket).map(|waiting| &waiting.entry)
+    }
+
+    /// A waiting request's place, good to come back to when it has left.
+    pub fn place_of(&self, ticket: Ticket) -> Option<Place> {
+        self.slots.get(ticket).map(|waiting| waiting.place.kept(waiting.entry.deadline))
+    }
+
+    /// What has gone before a request although it was its turn.
+    pub fn bypassed(&self, ticket: Ticket) -> Cost {
+        self.slots.get(ticket).map_or_else(Cost::default, |waiting| waiting.bypassed)
+    }
+
+    /// Notes that `cost` goes before a request although it is its turn.
+    pub fn bypass(&mut self, ticket: Ticket, cost: Cost) {
+        if let Some(Waiting { bypassed, .. }) = self.slots.get_mut(ticket) {
+            bypassed.requests = bypassed.requests.saturating_add(cost.requests);
+            bypassed.tokens = bypassed.tokens.saturating_add(cost.tokens);
+            bypassed.uncached = bypassed.uncached.saturating_add(cost.uncached);
+        }
+    }
+
+    /// Ends a wait: the request gives up or is refused.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<(Entry, T)> {
+        self.take(ticket).map(|waiting| (waiting.entry, waiting.item))
+    }
+
+    /// Ends a wait: the request goes.
+    pub fn dispatch(&mut self, ticket: Ticket) -> Option<Departure<T>> {
+        let waiting = self.slots.get(ticket)?;
+        let (entry, lane) = (waiting.entry, waiting.lane);
+        let Entry { class, fair, weight, .. } = entry;
+        self.lanes[class].depart(lane, fair);
+        let paid = self.classes.dispatched(class, fair);
+        let Waiting { place, item, .. } = self.take(ticket)?;
+        let place = place.gone();
+        Some(Departure { entry, item, place, charge: Charge { class, lane, weight, fair, paid } })
+    }
+
+    /// A request goes without having to wait. To be called only while nobody else waits.
+    pub fn pass(&mut self, place: Place, entry: &Entry) -> (Place, Charge) {
+        let class = entry.class.min(self.lanes.len() - 1);
+        let lane = self.lanes[class].pass(entry, place.tag);
+        let paid = self.classes.dispatched(class, entry.fair);
+        let Entry { weight, fair, .. } = *entry;
+        (place.gone(), Charge { class, lane, weight, fair, paid })
+    }
+
+    /// Replaces what a request was charged by the tokens it `used`.
+    #[expect(clippy::needless_pass_by_value, reason = "a charge is ended once: it is used up")]
+    pub fn settle(&mut self, charge: Charge, used: u64) {
+        let Charge { class, lane, weight, fair, paid } = charge;
+        self.lanes[class].settle(lane, weight, fair, Some(used));
+        self.classes.settled(class, paid, fair, used);
+    }
+
+    /// Takes a charge back: the request was not served. Returns the `place` for it to come back to,
+    /// with the turn that its tenant has now.
+    #[expect(clippy::needless_pass_by_value, reason = "a charge is ended once: it is used up")]
+    pub fn release(&mut self, charge: Charge, place: Place) -> Place {
+        let Charge { class, lane, weight, fair, paid } = charge;
+        let tag = self.lanes[class].settle(lane, weight, fair, None);
+        self.classes.settled(class, paid, fair, 0);
+        Place { tag: Some(tag), ..place }
+    }
+
+    /// The request whose deadline passed first, if it has by `now`.
+    pub fn expired(&self, now: Timestamp) -> Option<Ticket> {
+        let first = self.deadlines.first().filter(|(deadline, _)| *deadline <= now);
+        first.map(|(_, slot)| self.slots.ticket(slot))
     }
 
     /// The next deadline.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
     /// Requests waiting.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.deadlines.len()
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.deadlines.len() == 0
     }
 
-    /// Bytes the waiting requests keep.
-    pub const fn bytes(&self) -> u64 {
-        self.bytes
+    /// What waits in each class.
+    pub fn loads(&self) -> &[Load] {
+        &self.loads
     }
+
+    /// When the first to come of those who wait in a class came.
+    pub fn oldest(&self, class: usize) -> Option<Timestamp> {
+        self.slots.oldest(class).map(|waiting| waiting.entry.arrived)
+    }
+
+    /// What a tenant has waiting, in all classes.
+    pub fn load_of(&self, tenant: u64) -> Load {
+        let lanes = self.lanes.iter().filter_map(|lanes| lanes.of(tenant));
+        lanes.fold(Load::default(), |sum, lane| Load {
+            queued: sum.queued + lane.load.queued,
+            bytes: sum.bytes + lane.load.bytes,
+            fair: sum.fair + lane.load.fair,
+        })
+    }
+
+    /// The tenants that wait in a class, in the order of their turns: what they have waiting.
+    pub fn tenants(&self, class: usize) -> impl Iterator<Item = (u64, Load)> {
+        self.lanes[class].in_order().map(|lane| (lane.tenant, lane.load))
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
+        let class = self.slots.get(ticket)?.entry.class;
+        let waiting = self.slots.take(class, ticket)?;
+        let key = key(waiting.place, &waiting.entry, ticket.slot);
+        self.lanes[class].leave(waiting.lane, key, &waiting.entry);
+        self.classes.left(class);
+        self.loads[class].remove(&waiting.entry);
+        self.deadlines.remove(ticket.slot);
+        Some(waiting)
+    }
+}
+
+impl Place {
+    /// The place of a request that goes: it comes back, if it does, as the first of its lane.
+    const fn gone(self) -> Self {
+        Self { seq: self.seq, order: Some(Timestamp::from_nanos(0)), tag: None }
+    }
+}
+
+fn key(place: Place, entry: &Entry, slot: usize) -> Key {
+    (place.order.unwrap_or(entry.deadline), place.seq, slot)
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn entry(deadline: u64) -> Entry {
-        let [arrived, deadline] = [0, deadline].map(Timestamp::from_nanos);
-        Entry { cost: Cost::default(), bytes: 3, arrived, deadline }
-    }
-
-    proptest! {
-        /// Against a plain list: arrivals, departures from anywhere, returns and deadlines leave the
-        /// same order, count and bytes.
-        #[test]
-        fn the_order_is_that_of_arrival_whatever_comes_and_goes(
-            steps in prop::collection::vec((0..5_u8, any::<prop::sample::Index>(), 1..9_u64), 1..200),
-        ) {
-            let mut scheduler = Scheduler::default();
-            let mut model: Vec<(Place, u64)> = Vec::new();
-            let mut gone = Vec::new();
-            for (step, pick, number) in steps {
-                match step {
-                    0 | 1 => {
-                        let place = scheduler.place();
-                        scheduler.insert(place, entry(number), number);
-                        model.push((place, number));
-                    }
-                    2 if !model.is_empty() => {
-                        let (place, item) = model.remove(pick.index(model.len()));
-                        prop_assert_eq!(scheduler.remove(place).map(|(_, item)| item), Some(item));
-                        gone.push((place, item));
-                    }
-                    3 if !gone.is_empty() => {
-                        let (place, item) = gone.swap_remove(pick.index(gone.len()));
-                        prop_assert!(scheduler.remove(place).is_none(), "a place is used once");
-                        scheduler.insert(place, entry(item), item);
-                        model.push((place, item));
-                        model.sort_unstable_by_key(|(place, _)| *place);
-                    }
-                    _ => while let Some(place) = scheduler.expired(Timestamp::from_nanos(number)) {
-                        let (entry, item) = scheduler.remove(place).unwrap();
-                        prop_assert!(entry.deadline.as_nanos() <= number);
-                        model.retain(|other| *other != (place, item));
-                    },
-                }
-                if step == 4 {
-                    prop_assert!(model.iter().all(|(_, deadline)| *deadline > number));
-                }
-                prop_assert_eq!(scheduler.head().map(|(place, _)| place), model.first().map(|(place, _)| *place));
-                prop_assert_eq!(scheduler.next_deadline().map(Timestamp::as_nanos), model.iter().map(|(_, deadline)| *deadline).min());
-                prop_assert_eq!((scheduler.len(), scheduler.bytes()), (model.len(), 3 * model.len() as u64));
-            }
-        }
-    }
-}
+mod tests;

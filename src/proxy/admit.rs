@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::admission::pools::Named;
-use crate::admission::{PoolConfig, PoolKey, Request};
+use crate::admission::{PoolConfig, PoolKey, Request, TenantLimits};
 use crate::config::{Admission, Profile};
 use crate::identity::Caller;
 use crate::limit::{Constraint, Cost, Unit};
@@ -72,7 +72,7 @@ impl Ask {
         let held = |unit| within(profile, unit, estimate.total(), least.total());
         let (tokens, uncached) = (held(Unit::Tokens), held(Unit::UncachedTokens));
         let cost = Cost { requests: 1, tokens, uncached };
-        let request = Request { cost, bytes: body.len() as u64, deadline };
+        let request = Request::new(cost, body.len() as u64, deadline);
         let (tenant, max_queued) = (Arc::clone(&caller.tenant), config.admission.max_queued);
         Ok(Self { pool, estimate, least, request, patience, beats, tenant, max_queued })
     }
@@ -118,6 +118,8 @@ fn sdk_timeout(headers: &HeaderMap) -> Option<Duration> {
 fn pool_config(profile: &Profile, admission: &Admission) -> PoolConfig {
     PoolConfig {
         constraints: profile.limits.clone(),
+        classes: Vec::new(),
+        per_tenant: TenantLimits::NONE,
         max_queued: usize::try_from(admission.max_queued.get()).unwrap_or(usize::MAX),
         cold_start: admission.cold_start,
         settle_delay: admission.settle_delay,

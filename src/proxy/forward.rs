@@ -163,7 +163,7 @@ impl Forward {
                 self.keep_place(place);
                 Some(bound)
             }
-            Refused::Full { .. } | Refused::Closed => None,
+            Refused::Full { .. } | Refused::TenantFull { .. } | Refused::Closed => None,
         };
         let waited = self.record.arrived().elapsed();
         self.record.note(|facts| {

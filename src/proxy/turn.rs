@@ -105,8 +105,8 @@ impl Forward {
                 Box::pin(async move { pool.retry(admitted, rejection, request, until).await })
             }
             _ => {
-                let (place, draining) = (admitted.place(), self.gateway.draining.clone());
-                admitted.reject(rejection);
+                let draining = self.gateway.draining.clone();
+                let place = admitted.reject(rejection);
                 Box::pin(async move {
                     tokio::select! {
                         () = tokio::time::sleep(delay) => {}

@@ -165,7 +165,7 @@ impl<'a> World<'a> {
                 let place = self.waiting.place();
                 let cost = cost(job.hold);
                 let (arrived, deadline) = (self.time(), Timestamp::MAX);
-                self.waiting.insert(place, Place { cost, bytes: 0, arrived, deadline }, job);
+                self.waiting.insert(place, Place::new(cost, arrived, deadline), job);
             }
             let (place, entry) = self.waiting.head().expect("somebody always waits");
             let (cost, now) = (entry.cost, self.time());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Bound;
 use super::Pool;
 use super::Rejection;
-use super::state::{Grant, Spend};
+use super::grant::{Grant, Spend};
 use crate::admission::scheduler::Place;
 use crate::limit::{Blame, Cost, Reading, Spent, Unit};
 
@@ -97,11 +97,13 @@ impl Admitted {
         self.end(Spend::Spent(spent));
     }
 
-    /// The upstream refused the request.
-    pub fn reject(mut self, rejection: Rejection) {
+    /// The upstream refused the request. Returns the place that it may come back to.
+    pub fn reject(mut self, rejection: Rejection) -> Place {
+        let mut place = self.place;
         if let Some(grant) = self.grant.take() {
-            self.pool.change(|state, now| state.reject(grant, rejection, now));
+            self.pool.change(|state, now| place = state.reject(grant, rejection, now));
         }
+        place
     }
 
     fn end(&mut self, spend: Spend) {

@@ -24,7 +24,9 @@ fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
             minute(Unit::Tokens, 6_000).unwrap(),
         ],
         cold_start: ColdStart::Full,
+        classes: Vec::new(),
         max_queued: 3,
+        per_tenant: TenantLimits::NONE,
         settle_delay: Duration::ZERO,
         max_concurrent: None,
         min_gap: Duration::ZERO,
@@ -37,7 +39,7 @@ fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
 impl Setup {
     fn request(&self, tokens: u64) -> Request {
         let deadline = self.epoch.now().after(10 * MINUTE);
-        Request { cost: Cost::new(1, tokens), bytes: 100, deadline }
+        Request::new(Cost::new(1, tokens), 100, deadline)
     }
 
     fn levels(&self) -> Vec<(i64, u64)> {
@@ -222,6 +224,72 @@ async fn a_request_put_back_goes_first() {
     assert!(poll!(second.as_mut()).is_pending(), "it may not overtake");
     assert_eq!(again.await.unwrap().place(), place);
     assert!(second.await.is_ok());
+}
+
+/// A window that is not a bucket has no room for the first in line until a whole charge runs out:
+/// what is left meanwhile goes to smaller requests, up to the size of the one they pass. In a bucket
+/// nobody passes: there what is left is on its way to the first in line.
+#[tokio::test(start_paused = true)]
+async fn smaller_requests_pass_a_large_one_where_waiting_for_it_would_waste_quota() {
+    for (mode, expected) in [(Mode::Sliding, vec![0, 0, 0]), (Mode::Bucket, vec![])] {
+        let setup = setup(|config| {
+            let minute = Constraint::new(Unit::Tokens, 6_000, MINUTE, "minute", mode);
+            config.constraints = vec![minute.unwrap()];
+            config.max_queued = 10;
+        });
+        setup.spend(4_000).await;
+        let start = setup.epoch.now();
+        let mut large = pin!(setup.pool.admit(setup.request(2_500)));
+        assert!(poll!(large.as_mut()).is_pending());
+        let mut small: Vec<_> =
+            (0..4).map(|_| Box::pin(setup.pool.admit(setup.request(800)))).collect();
+        let mut passed = Vec::new();
+        for wait in &mut small {
+            if let Poll::Ready(admitted) = poll!(wait.as_mut()) {
+                let mut admitted = admitted.unwrap();
+                admitted.sent();
+                admitted.settle(Spent::Exact(Cost::new(1, 100)));
+                passed.push(setup.epoch.now().since(start).as_secs());
+            }
+        }
+        assert_eq!(passed, expected, "{mode:?}: the fourth would make it more than 2,500");
+        assert!(large.await.is_ok());
+        assert!(setup.epoch.now().since(start) <= MINUTE + Duration::from_secs(1), "{mode:?}");
+    }
+}
+
+/// Three classes in one queue: a better rank goes first, a guarantee before it, and each tenant's
+/// limits are its own.
+#[tokio::test(start_paused = true)]
+async fn classes_go_by_rank_and_tenants_have_limits_of_their_own() {
+    let setup = setup(|config| {
+        config.classes = vec![ClassRule { rank: 0, share: 0 }, ClassRule { rank: 1, share: 100 }];
+        config.max_queued = 100;
+        config.per_tenant = TenantLimits { queued: 5, bytes: 450 };
+    });
+    setup.spend(6_000).await;
+    let from = |class, tenant| Request { class, tenant, ..setup.request(1_000) };
+    let order = Mutex::new(Vec::new());
+    let run = |class, tenant| {
+        let (setup, order) = (&setup, &order);
+        async move {
+            let mut admitted = setup.pool.admit(from(class, tenant)).await?;
+            order.lock().push(class);
+            admitted.sent();
+            admitted.settle(Spent::Unknown);
+            Ok::<_, Refused>(())
+        }
+    };
+    let mut waits: Vec<_> = (0..4).map(|_| Box::pin(run(1, 1))).collect();
+    waits
+        .iter_mut()
+        .for_each(|wait| assert!(futures_util::FutureExt::now_or_never(wait).is_none()));
+    let refused = setup.pool.admit(from(0, 1)).await.unwrap_err();
+    assert!(matches!(refused, Refused::TenantFull { .. }), "500 bytes: {refused:?}");
+    waits.extend((0..4).map(|_| Box::pin(run(0, 2))));
+    assert!(join_all(waits).await.iter().all(Result::is_ok));
+    // The better rank first, but a tenth of what is sent is due to the other.
+    assert_eq!(order.into_inner(), [0, 1, 0, 0, 0, 1, 1, 1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::{Admitted, Pool, Refused};
-use crate::admission::scheduler::Place;
+use crate::admission::scheduler::Ticket;
 
 /// What becomes of a request for admission at once.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Asked {
 #[must_use = "dropping it gives the place up"]
 pub struct Waiting {
     pool: Arc<Pool>,
-    place: Place,
+    ticket: Ticket,
     answer: oneshot::Receiver<Result<Admitted, Refused>>,
     answered: bool,
 }
@@ -46,10 +46,10 @@ impl Asked {
 impl Waiting {
     pub(super) const fn new(
         pool: Arc<Pool>,
-        place: Place,
+        ticket: Ticket,
         answer: oneshot::Receiver<Result<Admitted, Refused>>,
     ) -> Self {
-        Self { pool, place, answer, answered: false }
+        Self { pool, ticket, answer, answered: false }
     }
 
     /// The pool that it waits for.
@@ -74,7 +74,7 @@ impl Drop for Waiting {
         if self.answered {
             return;
         }
-        let waits = self.pool.state.lock().leave(self.place);
+        let waits = self.pool.state.lock().leave(self.ticket);
         if waits {
             // Its room may be enough for the next in line.
             self.pool.change(|_, _| ());
@@ -84,6 +84,6 @@ impl Drop for Waiting {
 
 impl fmt::Debug for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiting").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Waiting").field("ticket", &self.ticket).finish_non_exhaustive()
     }
 }

@@ -1,0 +1,167 @@
+//! Whose turn it is, and whether they can go.
+
+use super::grant::Grant;
+use super::state::{Answer, State};
+use super::{Bound, Refused};
+use crate::admission::scheduler::{Departure, Ticket};
+use crate::limit::{Cost, Denied, Hold, Mode};
+use crate::time::Timestamp;
+
+/// Why a request cannot go yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    pub(super) bound: Bound,
+    pub(super) until: Option<Timestamp>,
+    pub(super) wall: Option<usize>,
+}
+
+impl From<Denied> for Wait {
+    fn from(denied: Denied) -> Self {
+        let (constraint, until, wall) = match denied {
+            Denied::Wall { constraint } => (constraint, None, Some(constraint)),
+            Denied::Wait { constraint, until } => (constraint, until, None),
+        };
+        Self { bound: Bound::Constraint(constraint), until, wall }
+    }
+}
+
+impl State {
+    /// Answers everyone whose time has come, one way or the other.
+    pub(super) fn turn(&mut self, now: Timestamp) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        self.expire(&mut answers, now);
+        (self.head_at, self.passing, self.pass_at) = (None, false, None);
+        while let Some((ticket, entry)) = self.scheduler.head() {
+            let (cost, deadline) = (entry.cost, entry.deadline);
+            match self.start(cost, now) {
+                Ok(hold) => self.go(ticket, hold, &mut answers, now),
+                Err(Wait { wall: Some(constraint), .. }) => {
+                    self.refuse(ticket, Refused::Wall { constraint }, &mut answers);
+                }
+                // Known only now, because it depended on what was held.
+                Err(Wait { bound, until: Some(until), .. }) if until > deadline => {
+                    self.refuse_late(ticket, bound, Some(until), &mut answers);
+                }
+                Err(wait) => {
+                    (self.bound, self.head_at) = (Some(wait.bound), wait.until);
+                    self.let_pass(ticket, wait.bound, &mut answers, now);
+                    break;
+                }
+            }
+        }
+        if self.scheduler.is_empty() {
+            self.bound = None;
+        }
+        answers
+    }
+
+    fn expire(&mut self, answers: &mut Vec<Answer>, now: Timestamp) {
+        while let Some(ticket) = self.scheduler.expired(now) {
+            let cost = self.scheduler.get(ticket).map_or_else(Cost::default, |entry| entry.cost);
+            let wait = self.may_start(cost, now).err().unwrap_or_else(|| self.behind());
+            self.refuse_late(ticket, self.bound.unwrap_or(wait.bound), wait.until, answers);
+        }
+    }
+
+    /// Refuses a request that cannot go in time; its place is good to come back to.
+    fn refuse_late(
+        &mut self,
+        ticket: Ticket,
+        bound: Bound,
+        retry_at: Option<Timestamp>,
+        answers: &mut Vec<Answer>,
+    ) {
+        let Some(place) = self.scheduler.place_of(ticket) else { return };
+        self.refuse(ticket, Refused::TooLong { bound, retry_at, place }, answers);
+    }
+
+    /// Lets smaller requests go before one that a window of another kind than a bucket has no room
+    /// for. What such a window has left at its end is lost, so somebody should use it; a bucket
+    /// loses nothing while it fills. Together they are no larger than the one they pass.
+    fn let_pass(&mut self, head: Ticket, bound: Bound, answers: &mut Vec<Answer>, now: Timestamp) {
+        let Bound::Constraint(index) = bound else { return };
+        let Some((unit, mode)) =
+            self.ledger.levels(now).nth(index).map(|level| (level.quota.unit(), level.mode))
+        else {
+            return;
+        };
+        if mode == Mode::Bucket {
+            return;
+        }
+        self.passing = true;
+        let most = self.scheduler.get(head).map_or(0, |entry| entry.cost.of(unit));
+        for ticket in self.scheduler.behind_head() {
+            let Some(entry) = self.scheduler.get(ticket) else { continue };
+            let (cost, deadline) = (entry.cost, entry.deadline);
+            let passed = self.scheduler.bypassed(head).of(unit).saturating_add(cost.of(unit));
+            if passed > most {
+                continue;
+            }
+            match self.start(cost, now) {
+                Ok(hold) => {
+                    self.scheduler.bypass(head, cost);
+                    self.go(ticket, hold, answers, now);
+                }
+                // The timer is set to the first that can; whoever it wakes looks at all again.
+                Err(Wait { until: Some(until), wall: None, .. }) if until <= deadline => {
+                    self.pass_at = Some(self.pass_at.map_or(until, |at| at.min(until)));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn go(&mut self, ticket: Ticket, hold: Hold, answers: &mut Vec<Answer>, now: Timestamp) {
+        let Some(departure) = self.scheduler.dispatch(ticket) else {
+            // Nobody waits there: nobody is to be charged.
+            self.in_flight = self.in_flight.saturating_sub(1);
+            return self.ledger.release(hold, now);
+        };
+        let Departure { entry, item, place, charge } = departure;
+        let waited = now.since(entry.arrived);
+        answers.push((item, Ok(Grant::new(place, charge, hold, waited, self.bound))));
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refused: Refused, answers: &mut Vec<Answer>) {
+        if let Some((_, waiter)) = self.scheduler.remove(ticket) {
+            answers.push((waiter, Err(refused)));
+        }
+    }
+
+    pub(super) fn start(&mut self, cost: Cost, now: Timestamp) -> Result<Hold, Wait> {
+        // No permit, gap or backoff is worth waiting for in front of a wall.
+        if let Some(constraint) = self.ledger.wall(cost) {
+            return Err(Denied::Wall { constraint }.into());
+        }
+        self.gates(now)?;
+        let hold = self.ledger.hold(cost, now).map_err(Wait::from)?;
+        self.in_flight += 1;
+        self.next_send = now.after(self.config.min_gap);
+        Ok(hold)
+    }
+
+    pub(super) fn may_start(&mut self, cost: Cost, now: Timestamp) -> Result<(), Wait> {
+        self.ledger.check(cost, now).map_err(Wait::from)?;
+        self.gates(now)
+    }
+
+    /// What a request waits for that could go if it were not for those ahead: what they wait for.
+    pub(super) fn behind(&self) -> Wait {
+        Wait { bound: self.bound.unwrap_or(Bound::Concurrency), until: None, wall: None }
+    }
+
+    /// Everything but the ledger that can hold a request back.
+    fn gates(&self, now: Timestamp) -> Result<(), Wait> {
+        if self.config.max_concurrent.is_some_and(|most| self.in_flight >= most.get()) {
+            return Err(Wait { bound: Bound::Concurrency, until: None, wall: None });
+        }
+        for (bound, until) in
+            [(Bound::Gap, self.next_send), (Bound::Backoff, self.backed_off_until)]
+        {
+            if now < until {
+                return Err(Wait { bound, until: Some(until), wall: None });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The tenants of one class: start-time fair queueing between them, earliest deadline first within.
+//!
+//! Every tenant has a *tag*: the service it has been charged, over its weight. The next to go is the
+//! first request of the waiting tenant with the least tag, whose tag then grows by the request's
+//! fair cost over the weight. The *virtual time* follows the least tag of those who wait; a tenant
+//! that begins to wait starts there, so that nobody saves service up by staying away.
+//!
+//! # Invariants
+//!
+//! - While two tenants wait, their tags differ by at most one request of each, whatever the rate of
+//!   service; corrections of a charge (a settle, a return) move a tag by what they correct.
+//! - A tag that is corrected while its tenant waits may fall behind the virtual time: that service
+//!   was charged and not received. One that nobody waits behind starts at the virtual time.
+//! - A lane is kept while someone waits or runs in it, or while its tag is ahead of the virtual
+//!   time; of those that are only ahead, [`MOST_AHEAD`] at most.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::num::NonZeroU32;
+
+use super::Entry;
+use crate::time::Timestamp;
+
+/// The tenant's charge in units: tokens times this, over the weight. With weights up to a million a
+/// token is still a number above one.
+const SCALE: i128 = 1 << 20;
+
+/// Lanes remembered only because their tenant is ahead of the others. The oldest of them is what
+/// virtual time has nearly caught up with: forgetting it forgives the least.
+const MOST_AHEAD: usize = 4_096;
+
+/// Where a request stands in its lane: what it is ordered by, its arrival, its slot.
+pub(super) type Key = (Timestamp, u64, usize);
+
+/// A tenant's charged service over its weight.
+pub(super) type Tag = i128;
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    lanes: Vec<Lane>,
+    free: Vec<usize>,
+    of_tenant: HashMap<u64, usize, BuildHasherDefault<Spread>>,
+    /// The lanes in which someone waits: tag, arrival that opened it, index.
+    order: BTreeSet<(Tag, u64, usize)>,
+    /// The lanes in which nobody waits or runs, ahead of the virtual time.
+    ahead: BTreeSet<(Tag, usize)>,
+    now: Tag,
+}
+
+/// A hasher for what is one already: tenants are known by digests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // The golden ratio: the map goes by the first and the last bits.
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// One tenant's requests in one class.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) tenant: u64,
+    weight: NonZeroU32,
+    tag: Tag,
+    /// Breaks ties between tags: who began to wait first.
+    since: u64,
+    pub(super) requests: BTreeSet<Key>,
+    pub(super) load: Load,
+    in_flight: u32,
+}
+
+/// What waiting requests come to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Load {
+    /// How many they are.
+    pub queued: usize,
+    /// Bytes of memory they keep.
+    pub bytes: u64,
+    /// Tokens that they are likely to use.
+    pub fair: u64,
+}
+
+impl Load {
+    pub(super) fn add(&mut self, entry: &Entry) {
+        self.queued += 1;
+        self.bytes += entry.bytes;
+        self.fair += entry.fair;
+    }
+
+    pub(super) fn remove(&mut self, entry: &Entry) {
+        self.queued -= 1;
+        self.bytes -= entry.bytes;
+        self.fair -= entry.fair;
+    }
+}
+
+/// What one request costs its tenant.
+fn charge(fair: u64, weight: NonZeroU32) -> Tag {
+    // A request that costs nothing would never pass the turn on.
+    i128::from(fair.max(1)) * SCALE / i128::from(weight.get())
+}
+
+impl Lanes {
+    /// Lets a request wait in its tenant's lane. One that comes back starts at its old `tag`.
+    pub(super) fn wait(&mut self, entry: &Entry, key: Key, tag: Option<Tag>) -> usize {
+        let index = self.lane(entry.tenant, entry.weight);
+        let start = self.start(index, tag);
+        let lane = &mut self.lanes[index];
+        if lane.requests.is_empty() {
+            self.ahead.remove(&(lane.tag, index));
+            (lane.tag, lane.since) = (start, key.1);
+            self.order.insert((lane.tag, lane.since, index));
+        }
+        lane.requests.insert(key);
+        lane.load.add(entry);
+        index
+    }
+
+    /// Takes a request out of its lane.
+    pub(super) fn leave(&mut self, index: usize, key: Key, entry: &Entry) {
+        let lane = &mut self.lanes[index];
+        lane.requests.remove(&key);
+        lane.load.remove(entry);
+        if lane.requests.is_empty() {
+            self.order.remove(&(lane.tag, lane.since, index));
+            self.rest(index);
+        }
+    }
+
+    /// Charges a tenant for a request that goes, in order or not. The request is taken out of the lane
+    /// by [`Self::leave`], after this.
+    pub(super) fn depart(&mut self, index: usize, fair: u64) {
+        let least = self.order.first().map_or(self.now, |(tag, ..)| *tag);
+        let lane = &mut self.lanes[index];
+        lane.in_flight += 1;
+        let charge = charge(fair, lane.weight);
+        self.retag(index, charge);
+        self.advance(least);
+    }
+
+    /// Charges a tenant for a request that did not have to wait; returns its lane.
+    pub(super) fn pass(&mut self, entry: &Entry, tag: Option<Tag>) -> usize {
+        let index = self.lane(entry.tenant, entry.weight);
+        let start = self.start(index, tag);
+        let lane = &mut self.lanes[index];
+        if lane.requests.is_empty() {
+            self.ahead.remove(&(lane.tag, index));
+            lane.tag = start;
+        }
+        lane.in_flight += 1;
+        let (start, charge) = (lane.tag, charge(entry.fair, entry.weight));
+        let least = self.order.first().map_or(start, |(tag, ..)| start.min(*tag));
+        self.retag(index, charge);
+        self.advance(least);
+        index
+    }
+
+    /// Corrects a charge of `fair` to what was `used`, or takes it back; returns the tag.
+    pub(super) fn settle(
+        &mut self,
+        index: usize,
+        weight: NonZeroU32,
+        fair: u64,
+        used: Option<u64>,
+    ) -> Tag {
+        self.lanes[index].in_flight -= 1;
+        let used = used.map_or(0, |used| charge(used, weight));
+        self.retag(index, used - charge(fair, weight));
+        let Lane { tag, requests, .. } = &self.lanes[index];
+        let tag = *tag;
+        if requests.is_empty() {
+            self.rest(index);
+        }
+        tag
+    }
+
+    /// The lanes in which someone waits, in the order of their turns.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &Lane> {
+        self.order.iter().map(|(_, _, index)| &self.lanes[*index])
+    }
+
+    /// The lane of a tenant, if it has one.
+    pub(super) fn of(&self, tenant: u64) -> Option<&Lane> {
+        self.of_tenant.get(&tenant).map(|index| &self.lanes[*index])
+    }
+
+    /// Lanes remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.of_tenant.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn tag(&self, tenant: u64) -> Option<Tag> {
+        self.of(tenant).map(|lane| lane.tag)
+    }
+
+    fn lane(&mut self, tenant: u64, weight: NonZeroU32) -> usize {
+        if let Some(index) = self.of_tenant.get(&tenant) {
+            self.lanes[*index].weight = weight;
+            return *index;
+        }
+        let lane = Lane {
+            tenant,
+            weight,
+            tag: 0,
+            since: 0,
+            requests: BTreeSet::new(),
+            load: Load::default(),
+            in_flight: 0,
+        };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.lanes[index] = lane;
+                index
+            }
+            None => {
+                self.lanes.push(lane);
+                self.lanes.len() - 1
+            }
+        };
+        self.of_tenant.insert(tenant, index);
+        index
+    }
+
+    /// The tag with which a lane in which nobody waits starts.
+    fn start(&self, index: usize, tag: Option<Tag>) -> Tag {
+        self.lanes[index].tag.max(tag.map_or(self.now, |tag| tag.min(self.now)))
+    }
+
+    /// Moves a lane's tag, and the lane in the order of turns if it stands there.
+    fn retag(&mut self, index: usize, by: Tag) {
+        let lane = &mut self.lanes[index];
+        let old = (lane.tag, lane.since, index);
+        lane.tag += by;
+        if !lane.requests.is_empty() {
+            let new = (lane.tag, lane.since, index);
+            self.order.remove(&old);
+            self.order.insert(new);
+        }
+    }
+
+    fn advance(&mut self, to: Tag) {
+        self.now = self.now.max(to);
+        while let Some((tag, index)) = self.ahead.first().copied()
+            && tag <= self.now
+        {
+            self.ahead.pop_first();
+            self.forget(index);
+        }
+    }
+
+    /// Nobody waits in the lane: it stays only if it has something to remember.
+    fn rest(&mut self, index: usize) {
+        let lane = &self.lanes[index];
+        if lane.in_flight > 0 {
+            return;
+        }
+        if lane.tag <= self.now {
+            return self.forget(index);
+        }
+        self.ahead.insert((lane.tag, index));
+        if self.ahead.len() > MOST_AHEAD
+            && let Some((tag, _)) = self.ahead.first().copied()
+        {
+            self.advance(tag);
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        self.of_tenant.remove(&self.lanes[index].tenant);
+        self.free.push(index);
+    }
+}
