@@ -11,9 +11,14 @@ use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use crate::admission::PoolKey;
+use crate::admission::pool::Snapshot;
 use crate::admission::pools::Named;
+use crate::admission::{PoolKey, Queue};
+use crate::config::Config;
 use crate::proxy::Gateway;
+
+/// Tenants shown of each pool: those that have most waiting.
+const MOST_TENANTS: usize = 20;
 
 /// The admin port's pages.
 pub fn app(gateway: Arc<Gateway>) -> Router {
@@ -74,7 +79,19 @@ struct PoolStatus {
     in_flight: u32,
     limited_by: Option<String>,
     stalled: bool,
+    classes: Vec<QueueStatus>,
+    tenants: Vec<QueueStatus>,
     constraints: Vec<ConstraintStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct QueueStatus {
+    class: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    queued: usize,
+    queued_bytes: u64,
+    oldest_wait_seconds: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,7 +114,7 @@ impl Status {
     /// The status now.
     pub fn of(gateway: &Gateway) -> Self {
         let mut pools: Vec<_> =
-            gateway.pools().all().iter().map(|(key, named)| pool(*key, named)).collect();
+            gateway.pools().all().iter().map(|(key, named)| pool(gateway, *key, named)).collect();
         pools.sort_by(|a, b| (&a.model, &a.pool).cmp(&(&b.model, &b.pool)));
         let metrics = gateway.metrics();
         Self {
@@ -111,8 +128,9 @@ impl Status {
     }
 }
 
-fn pool(key: PoolKey, named: &Named) -> PoolStatus {
+fn pool(gateway: &Gateway, key: PoolKey, named: &Named) -> PoolStatus {
     let snapshot = named.pool.snapshot();
+    let (classes, tenants) = queues(gateway.config(), named, &snapshot);
     let now = named.pool.now();
     let mut constraints = Vec::new();
     named.pool.levels(|level| {
@@ -144,8 +162,40 @@ fn pool(key: PoolKey, named: &Named) -> PoolStatus {
         in_flight: snapshot.in_flight,
         limited_by,
         stalled: snapshot.stalled,
+        classes,
+        tenants,
         constraints,
     }
+}
+
+/// What waits in a pool by class, and the tenants that have most waiting.
+fn queues(
+    config: &Config,
+    named: &Named,
+    snapshot: &Snapshot,
+) -> (Vec<QueueStatus>, Vec<QueueStatus>) {
+    let name = |index: usize| {
+        config.classes.all().get(index).map_or_else(String::new, |class| class.name.to_string())
+    };
+    let line = |class, tenant, queue: &Queue| QueueStatus {
+        class: name(class),
+        tenant,
+        queued: queue.queued,
+        queued_bytes: queue.bytes,
+        oldest_wait_seconds: rounded(queue.oldest_wait),
+    };
+    let classes = snapshot.classes.iter().enumerate();
+    let classes = classes.map(|(class, queue)| line(class, None, queue)).collect();
+    let tenants = named.pool.tenants(MOST_TENANTS);
+    let tenants =
+        tenants.iter().map(|it| line(it.class, Some(tenant(config, it.tenant)), &it.queue));
+    (classes, tenants.collect())
+}
+
+/// A tenant by the name of its key, or by the digits that stand for it in the log.
+fn tenant(config: &Config, id: u64) -> String {
+    let key = config.keys.iter().find(|key| key.tenant() == id);
+    key.map_or_else(|| format!("{:08x}", id >> 32), |key| key.name.to_string())
 }
 
 /// Seconds with three decimals: more is noise.

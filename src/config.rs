@@ -10,6 +10,7 @@
 //! - There is no way to say "no limit": a model without limits is a problem.
 //! - A [`Secret`] does not show itself in any output.
 
+mod classes;
 mod env;
 mod model;
 mod print;
@@ -23,6 +24,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
+pub use self::classes::{Class, Classes};
 pub use self::model::{Models, Profile};
 pub use self::source::{Problem, Problems};
 pub use self::value::Secret;
@@ -41,6 +43,8 @@ pub struct Config {
     pub upstream: Upstream,
     /// Who may wait, and how long.
     pub admission: Admission,
+    /// Who goes before whom.
+    pub classes: Classes,
     /// What is tried again.
     pub retry: Retry,
     /// What is logged.
@@ -96,6 +100,12 @@ pub struct Admission {
     pub max_queued: NonZeroU32,
     /// Bytes of all request bodies kept at once.
     pub max_queued_bytes: NonZeroU64,
+    /// Requests of one tenant that may wait in each pool.
+    pub max_queued_per_tenant: NonZeroU32,
+    /// Bytes of the bodies of one tenant's requests that may wait in each pool.
+    pub max_queued_bytes_per_tenant: NonZeroU64,
+    /// A header whose value tells tenants apart, because whoever sets it is trusted.
+    pub tenant_header: Option<http::HeaderName>,
     /// The longest wait.
     pub max_wait: Duration,
     /// What is assumed of an account of which nothing is known.

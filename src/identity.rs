@@ -6,6 +6,7 @@
 //! - Whether a key is right takes as long to find out whether it is nearly right or not at all.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -20,6 +21,10 @@ pub struct VirtualKey {
     pub digest: [u8; 32],
     /// Whether its streams are kept alive while they wait, unless a request says otherwise.
     pub heartbeats: bool,
+    /// Its share relative to other tenants.
+    pub weight: NonZeroU32,
+    /// Index of the class of its requests that name none.
+    pub class: Option<usize>,
 }
 
 /// Whose quota is spent: a digest of what identifies the account at the upstream.
@@ -44,11 +49,24 @@ pub struct Caller {
     pub account: Account,
     /// Whether its streams are kept alive while they wait, unless a request says otherwise.
     pub heartbeats: bool,
+    /// The tenant, as the queue knows it: the first 64 bits of a digest.
+    pub id: u64,
+    /// Its share relative to other tenants.
+    pub weight: NonZeroU32,
+    /// Index of the class of its requests that name none.
+    pub class: Option<usize>,
 }
 
 /// The caller's key is missing or not one of those configured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnknownKey;
+
+impl VirtualKey {
+    /// Its holder, as the queue knows them.
+    pub fn tenant(&self) -> u64 {
+        id(&self.digest)
+    }
+}
 
 impl Account {
     /// The account that the gateway's own key belongs to.
@@ -70,20 +88,30 @@ impl fmt::Debug for Account {
 }
 
 impl Access {
-    /// Identifies the caller by the value of its `Authorization` header.
+    /// Identifies the caller by the value of its `Authorization` header. Callers without a key of the
+    /// gateway's own are tenants by that value, and by what a trusted header says of them (`told`).
     ///
     /// # Errors
     ///
     /// [`UnknownKey`] if keys are configured and this is none of them.
-    pub fn identify(&self, authorization: Option<&[u8]>) -> Result<Caller, UnknownKey> {
+    pub fn identify(
+        &self,
+        authorization: Option<&[u8]>,
+        told: Option<&[u8]>,
+    ) -> Result<Caller, UnknownKey> {
         let digest: [u8; 32] = Sha256::digest(bearer(authorization.unwrap_or_default())).into();
-        let plain = |tenant, account| Ok(Caller { tenant, account, heartbeats: true });
+        let plain = |nobody: &str, account| {
+            let named = told.map(|told| Sha256::new().chain_update(digest).chain_update(told));
+            let tenant: [u8; 32] = named.map_or(digest, |named| named.finalize().into());
+            // Not the header's own words: they may be somebody's name.
+            let unnamed = authorization.is_none() && told.is_none();
+            let name = if unnamed { nobody.into() } else { short(&tenant).into() };
+            let (id, weight) = (id(&tenant), NonZeroU32::MIN);
+            Ok(Caller { tenant: name, account, heartbeats: true, id, weight, class: None })
+        };
         match self {
-            Self::PassThrough if authorization.is_none() => {
-                plain("anonymous".into(), Account(digest))
-            }
-            Self::PassThrough => plain(short(&digest).into(), Account(digest)),
-            Self::Gateway(keys) if keys.is_empty() => plain("default".into(), Account::GATEWAY),
+            Self::PassThrough => plain("anonymous", Account(digest)),
+            Self::Gateway(keys) if keys.is_empty() => plain("default", Account::GATEWAY),
             Self::Gateway(keys) => {
                 // All of them are compared, whichever it is.
                 let found = keys.iter().fold(None, |found, key| {
@@ -91,7 +119,8 @@ impl Access {
                 });
                 let key = found.ok_or(UnknownKey)?;
                 let (tenant, account) = (Arc::clone(&key.name), Account::GATEWAY);
-                Ok(Caller { tenant, account, heartbeats: key.heartbeats })
+                let VirtualKey { heartbeats, weight, class, .. } = *key;
+                Ok(Caller { tenant, account, heartbeats, id: id(&digest), weight, class })
             }
         }
     }
@@ -105,6 +134,11 @@ fn bearer(authorization: &[u8]) -> &[u8] {
     }
 }
 
+/// The first 64 bits of a digest: enough that no two callers of a pool are ever one tenant.
+fn id(digest: &[u8; 32]) -> u64 {
+    digest.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
 /// Eight hexadecimal digits: enough to tell callers apart, far too few to recognise a key by.
 fn short(digest: &[u8]) -> String {
     let first = digest.iter().take(4).fold(0, |sum, byte| sum << 8 | u32::from(*byte));
@@ -116,32 +150,40 @@ mod tests {
     use super::*;
 
     fn key(name: &str, key: &str) -> VirtualKey {
-        VirtualKey { name: name.into(), digest: Sha256::digest(key).into(), heartbeats: true }
+        VirtualKey {
+            name: name.into(),
+            digest: Sha256::digest(key).into(),
+            heartbeats: true,
+            weight: NonZeroU32::MIN,
+            class: None,
+        }
     }
 
     #[test]
     fn the_holder_of_a_configured_key_is_its_tenant() {
         let access = Access::Gateway(vec![key("a", "key-a"), key("b", "key-b")]);
-        let tenant = |header: &[u8]| access.identify(Some(header)).map(|it| it.tenant.to_string());
+        let tenant =
+            |header: &[u8]| access.identify(Some(header), None).map(|it| it.tenant.to_string());
         assert_eq!(tenant(b"Bearer key-b"), Ok("b".to_owned()));
         assert_eq!(tenant(b"bearer  key-a "), Ok("a".to_owned()));
         for wrong in [&b"Bearer key-"[..], b"Bearer key-aa", b"Bearer", b"", b"\xff\xfe"] {
             assert_eq!(tenant(wrong), Err(UnknownKey), "{wrong:?}");
         }
-        assert!(access.identify(None).is_err());
+        assert!(access.identify(None, None).is_err());
     }
 
     #[test]
     fn accounts_and_models_have_quotas_of_their_own() {
-        let caller = |header: &str| Access::PassThrough.identify(Some(header.as_bytes())).unwrap();
-        let (one, other) = (caller("Bearer one"), caller("Bearer other"));
-        assert_eq!(caller("bearer one").account, one.account);
+        let caller =
+            |header: &str| Access::PassThrough.identify(Some(header.as_bytes()), None).unwrap();
+        let (one, other) = (caller("Bearer k-one"), caller("Bearer k-other"));
+        assert_eq!(caller("bearer k-one").account, one.account);
         assert_ne!(one.account.quota("m"), other.account.quota("m"));
         assert_ne!(one.account.quota("m"), one.account.quota("n"));
         let shared = Access::Gateway(Vec::new());
         let [a, b] =
-            ["Bearer x", "Bearer y"].map(|it| shared.identify(Some(it.as_bytes())).unwrap());
+            ["Bearer x", "Bearer y"].map(|it| shared.identify(Some(it.as_bytes()), None).unwrap());
         assert_eq!(a.account, b.account, "one account, whoever calls");
-        assert!(!format!("{one:?}").contains("one"), "a key is never shown");
+        assert!(!format!("{one:?}").contains("k-one"), "a key is never shown");
     }
 }

@@ -14,8 +14,8 @@ mod pools;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 pub use self::outcome::{Outcome, Rejection, RetryReason};
@@ -44,6 +44,8 @@ pub struct Metrics {
     pools: PoolGauges,
     /// Time from arrival to admission, of admitted requests.
     pub queue_wait: Histogram,
+    /// The same, by class.
+    pub class_wait: Vec<Histogram>,
     /// Time from sending to the head of the answer.
     pub upstream_head: Histogram,
     /// Time from sending to the first content of a streamed answer.
@@ -79,12 +81,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Registers everything, for these classes of requests.
     ///
     /// # Errors
     ///
     /// If two metrics share a name: a mistake in this file.
-    pub fn new() -> prometheus::Result<Self> {
+    pub fn new(classes: &[&str]) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let new = Registrar(&registry);
         let outcomes = new.counters(
@@ -129,11 +131,18 @@ impl Metrics {
             rejections,
             retries,
             blames,
-            pools: PoolGauges::register(&registry)?,
+            pools: PoolGauges::register(&registry, classes)?,
             queue_wait: new.histogram(
                 "tidegate_queue_wait_seconds",
                 "Time from arrival to admission, of admitted requests.",
                 WAIT_BUCKETS,
+            )?,
+            class_wait: new.histograms(
+                "tidegate_class_wait_seconds",
+                "Time from arrival to admission, of admitted requests, by class.",
+                WAIT_BUCKETS,
+                "class",
+                classes,
             )?,
             upstream_head: new.histogram(
                 "tidegate_upstream_head_seconds",
@@ -239,6 +248,21 @@ impl Registrar<'_> {
         let histogram = Histogram::with_opts(options)?;
         self.0.register(Box::new(histogram.clone()))?;
         Ok(histogram)
+    }
+
+    /// One histogram for each value of a label, all visible from the start.
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+        label: &str,
+        values: &[&str],
+    ) -> prometheus::Result<Vec<Histogram>> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let family = HistogramVec::new(options, &[label])?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(values.iter().map(|value| family.with_label_values(&[*value])).collect())
     }
 
     /// One counter for each value of a label, all visible from the start.

@@ -5,6 +5,7 @@
 
 mod admit;
 mod body;
+mod class;
 mod error;
 mod forward;
 mod headers;
@@ -135,7 +136,9 @@ impl Gateway {
             let expected = "sent once";
             return Err(ProxyError::Header { name: "authorization", expected });
         }
-        self.access.identify(first).map_err(|_| ProxyError::UnknownKey)
+        let told = self.config.admission.tenant_header.as_ref().and_then(|it| headers.get(it));
+        let told = told.map(http::HeaderValue::as_bytes);
+        self.access.identify(first, told).map_err(|_| ProxyError::UnknownKey)
     }
 
     /// What a caller's request becomes on the upstream's side.

@@ -60,7 +60,8 @@ impl Server {
     /// If an address cannot be bound, or the upstream's cannot be used.
     pub fn bind(config: Arc<Config>) -> io::Result<Self> {
         let tasks = TaskTracker::new();
-        let metrics = Arc::new(Metrics::new().map_err(io::Error::other)?);
+        let classes: Vec<_> = config.classes.names().collect();
+        let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
         let api = listen(config.server.listen)?;
         let admin = listen(config.server.admin)?;
         let gateway = Arc::new(Gateway::new(config, metrics, Epoch::start(), tasks.clone())?);

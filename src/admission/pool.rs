@@ -7,12 +7,11 @@
 mod admitted;
 mod grant;
 mod state;
+mod terms;
 mod turn;
 mod waiting;
 
-use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -21,142 +20,13 @@ use tokio_util::task::TaskTracker;
 pub use self::admitted::Admitted;
 use self::grant::Grant;
 use self::state::{Answer, Decision, State};
+pub use self::terms::{
+    Bound, PoolConfig, Queue, Refused, Rejection, Request, Snapshot, TenantLimits, TenantQueue,
+};
 pub use self::waiting::{Asked, Waiting};
-use crate::admission::scheduler::{ClassRule, Place};
-use crate::limit::{ColdStart, Constraint, Cost, Level, Unit};
+use crate::admission::scheduler::Place;
+use crate::limit::{Constraint, Level};
 use crate::time::{Epoch, Timestamp};
-
-/// How a pool admits.
-#[derive(Clone, Debug)]
-pub struct PoolConfig {
-    /// The upstream's limits.
-    pub constraints: Vec<Constraint>,
-    /// What is assumed of the limits at the beginning.
-    pub cold_start: ColdStart,
-    /// The classes that requests name by their index; empty for one.
-    pub classes: Vec<ClassRule>,
-    /// Requests that may wait at once.
-    pub max_queued: usize,
-    /// What one tenant may have waiting at once.
-    pub per_tenant: TenantLimits,
-    /// How long after the end of an answer the upstream's own refund is taken as made.
-    pub settle_delay: Duration,
-    /// Requests that may be at the upstream at once; `None` for any number.
-    pub max_concurrent: Option<NonZeroU32>,
-    /// The least time between two requests sent; zero for none.
-    pub min_gap: Duration,
-}
-
-/// What one tenant may have waiting in a pool.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct TenantLimits {
-    /// Requests.
-    pub queued: usize,
-    /// Bytes of memory they keep.
-    pub bytes: u64,
-}
-
-impl TenantLimits {
-    /// As many as the pool lets in.
-    pub const NONE: Self = Self { queued: usize::MAX, bytes: u64::MAX };
-}
-
-/// A request for admission.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The most it can cost.
-    pub cost: Cost,
-    /// Tokens it is likely to use: what decides whose turn comes next.
-    pub fair: u64,
-    /// Bytes of memory it keeps while it waits.
-    pub bytes: u64,
-    /// When it has waited long enough.
-    pub deadline: Timestamp,
-    /// Index of its class.
-    pub class: usize,
-    /// Who asks.
-    pub tenant: u64,
-    /// The tenant's share relative to others of the class.
-    pub weight: NonZeroU32,
-}
-
-impl Request {
-    /// A request of the first class, from the one tenant there is.
-    pub const fn new(cost: Cost, bytes: u64, deadline: Timestamp) -> Self {
-        let (fair, weight) = (cost.tokens, NonZeroU32::MIN);
-        Self { cost, fair, bytes, deadline, class: 0, tenant: 0, weight }
-    }
-}
-
-/// What a request waited for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Bound {
-    /// The constraint with this index.
-    Constraint(usize),
-    /// A concurrency permit.
-    Concurrency,
-    /// The least time between two requests.
-    Gap,
-    /// The upstream, after it said that it cannot take more for now.
-    Backoff,
-}
-
-/// What the upstream said instead of an answer.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Rejection {
-    /// Whether it may have charged the request; then it counts as charged.
-    pub charged: bool,
-    /// The quota that is used up, by its word: unit and window.
-    pub exhausted: Option<(Unit, &'static str)>,
-}
-
-/// Why a request was not admitted.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Refused {
-    /// It costs more than a limit allows at all.
-    Wall {
-        /// Index of the constraint.
-        constraint: usize,
-    },
-    /// Too many wait already.
-    Full {
-        /// When the next of those waiting can go, as far as is known.
-        retry_at: Option<Timestamp>,
-    },
-    /// Too many of its tenant's, or too large ones, wait already.
-    TenantFull {
-        /// When the next of those waiting can go, as far as is known.
-        retry_at: Option<Timestamp>,
-    },
-    /// It would not be admitted before its deadline.
-    TooLong {
-        /// What it would have waited for.
-        bound: Bound,
-        /// When its cost will fit, as far as is known.
-        retry_at: Option<Timestamp>,
-        /// The place it had, or would have had: good to come back to.
-        place: Place,
-    },
-    /// The pool is closing.
-    Closed,
-}
-
-/// What a pool looks like from outside.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Requests waiting.
-    pub queued: usize,
-    /// Bytes they keep.
-    pub queued_bytes: u64,
-    /// How long the first of them has waited.
-    pub oldest_wait: Duration,
-    /// Requests at the upstream.
-    pub in_flight: u32,
-    /// What the first in line waits for.
-    pub bound: Option<Bound>,
-    /// Whether someone should have been woken and was not.
-    pub stalled: bool,
-}
 
 /// One upstream account and model: its quota and everyone who waits for it.
 #[derive(Debug)]
@@ -308,6 +178,12 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         state.snapshot(now)
+    }
+
+    /// The tenants that have most waiting, at most `most` of them.
+    pub fn tenants(&self, most: usize) -> Vec<TenantQueue> {
+        let now = self.epoch.now();
+        self.state.lock().tenants(most, now)
     }
 
     /// Whether a new pool in its place would decide alike.

@@ -319,6 +319,14 @@ impl<T> Scheduler<T> {
         })
     }
 
+    /// When the first to come of a tenant's requests in a class came. Looks at all of them.
+    pub fn oldest_of(&self, class: usize, tenant: u64) -> Option<Timestamp> {
+        let requests = &self.lanes[class].of(tenant)?.requests;
+        let waiting =
+            requests.iter().filter_map(|(.., slot)| self.slots.get(self.slots.ticket(*slot)));
+        waiting.map(|waiting| waiting.entry.arrived).min()
+    }
+
     /// The tenants that wait in a class, in the order of their turns: what they have waiting.
     pub fn tenants(&self, class: usize) -> impl Iterator<Item = (u64, Load)> {
         self.lanes[class].in_order().map(|lane| (lane.tenant, lane.load))

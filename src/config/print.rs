@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Config, LogFormat, Profile};
+use super::{Class, Config, LogFormat, Profile};
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 
 pub(super) fn to_toml(config: &Config) -> String {
-    let Config { server, upstream, admission, retry, log, keys, models } = config;
+    let Config { server, upstream, admission, classes, retry, log, keys, models } = config;
+    let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
     let base_url = format!("{}://{authority}", upstream.base_url.scheme_str().unwrap_or("https"));
+    let header = admission.tenant_header.as_ref().map_or("", |name| name.as_str());
     let root = [
         (
             "server",
@@ -41,6 +43,10 @@ pub(super) fn to_toml(config: &Config) -> String {
             table([
                 ("max_queued", int(admission.max_queued.get())),
                 ("max_queued_bytes", int(admission.max_queued_bytes)),
+                ("max_queued_per_tenant", int(admission.max_queued_per_tenant.get())),
+                ("max_queued_bytes_per_tenant", int(admission.max_queued_bytes_per_tenant)),
+                ("tenant_header", text(&header)),
+                ("default_class", class_name(classes.default())),
                 ("max_wait", span(admission.max_wait)),
                 ("cold_start", text(&cold_start(admission.cold_start))),
                 ("settle_delay", span(admission.settle_delay)),
@@ -49,6 +55,10 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("heartbeat_every", span(admission.heartbeat_every)),
                 ("keep_place", span(admission.keep_place)),
             ]),
+        ),
+        (
+            "classes",
+            Value::Table(classes.all().iter().map(|it| (it.name.to_string(), class(it))).collect()),
         ),
         (
             "retry",
@@ -83,15 +93,27 @@ pub(super) fn to_toml(config: &Config) -> String {
     if !keys.is_empty() {
         let keys = keys.iter().map(|key| {
             let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            table([
+            let mut entry = Table::new();
+            if let Some(class) = key.class {
+                entry.insert("class".to_owned(), class_name(class));
+            }
+            let fixed = [
                 ("name", text(&key.name)),
                 ("hash", text(&format!("sha256:{hex}"))),
                 ("heartbeats", Value::Boolean(key.heartbeats)),
-            ])
+                ("weight", int(key.weight.get())),
+            ];
+            entry.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
+            Value::Table(entry)
         });
         root.insert("keys".to_owned(), Value::Array(keys.collect()));
     }
     root.to_string()
+}
+
+fn class(class: &Class) -> Value {
+    let share = Value::Float(f64::from(class.rule.share) / 1_000.0);
+    table([("rank", int(class.rule.rank)), ("share", share)])
 }
 
 fn profile(profile: &Profile) -> Value {

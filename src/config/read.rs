@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::classes::{self, Classes};
 use super::model::models;
 use super::section::Section;
 use super::source::{Node, Problem, Table};
@@ -15,6 +16,10 @@ use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
 
 const KIB: u64 = 1 << 10;
+
+/// A tenant's charge is kept in 2^-20 tokens over its weight: with weights up to here the smallest
+/// request is still charged to a thousandth.
+const MOST_WEIGHT: u32 = 1_000;
 
 /// A constant that is not zero, as its type says.
 const fn nonzero(value: u32) -> NonZeroU32 {
@@ -39,10 +44,11 @@ pub(super) fn config(
     let mut root = Section::new("", tree, &found);
     let server = server(root.section("server"));
     let upstream = upstream(root.section("upstream"), environment);
-    let admission = admission(root.section("admission"));
+    let mut classes = classes::classes(root.section("classes"));
+    let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
     let log = log(root.section("log"));
-    let keys = root.list("keys").map(|nodes| keys(nodes, &found)).unwrap_or_default();
+    let keys = root.list("keys").map(|nodes| keys(nodes, &classes, &found)).unwrap_or_default();
     let models = models(root.section("models"));
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
@@ -51,7 +57,8 @@ pub(super) fn config(
     }
     root.finish();
     *problems = found.into_inner();
-    Some(Config { server: server?, upstream: upstream?, admission, retry, log, keys, models })
+    let (server, upstream) = (server?, upstream?);
+    Some(Config { server, upstream, admission, classes, retry, log, keys, models })
 }
 
 fn server(mut section: Section<'_>) -> Option<Server> {
@@ -103,10 +110,20 @@ fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Optio
     })
 }
 
-fn admission(mut section: Section<'_>) -> Admission {
+fn admission(mut section: Section<'_>, classes: &mut Classes) -> Admission {
+    let default_class = section.get_or("default_class", classes::DEFAULT.to_owned());
+    if !classes.set_default(&default_class) {
+        let message = format!("one of {} is expected, got {default_class:?}", classes.listed());
+        section.problem("default_class", message);
+    }
     let admission = Admission {
         max_queued: section.get_or("max_queued", nonzero(10_000)),
         max_queued_bytes: section.get_or("max_queued_bytes", bytes(KIB * KIB * KIB)).0,
+        max_queued_per_tenant: section.get_or("max_queued_per_tenant", nonzero(8_000)),
+        max_queued_bytes_per_tenant: section
+            .get_or("max_queued_bytes_per_tenant", bytes(KIB * KIB * KIB / 2))
+            .0,
+        tenant_header: section.get_or("tenant_header", None),
         max_wait: positive(&mut section, "max_wait", seconds(600)),
         cold_start: cold_start(&mut section),
         settle_delay: section.get_or("settle_delay", Duration::from_millis(500)),
@@ -168,7 +185,7 @@ fn log(mut section: Section<'_>) -> Log {
     Log { level, format, requests }
 }
 
-fn keys(nodes: Vec<Node>, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
+fn keys(nodes: Vec<Node>, classes: &Classes, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
     let (mut names, mut digests) = (BTreeSet::new(), BTreeSet::new());
     let mut keys = Vec::new();
     for (index, node) in nodes.into_iter().enumerate() {
@@ -195,9 +212,21 @@ fn keys(nodes: Vec<Node>, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
             section.problem("hash", "is another key's: nobody could tell the two apart");
         }
         let heartbeats = section.get_or("heartbeats", true);
+        let weight = section.get_or("weight", nonzero(1));
+        if weight.get() > MOST_WEIGHT {
+            section.problem("weight", format!("at most {MOST_WEIGHT}, got {weight}"));
+        }
+        let class = section.get::<String>("class").and_then(|name| {
+            let class = classes.index(&name);
+            if class.is_none() {
+                let message = format!("one of {} is expected, got {name:?}", classes.listed());
+                section.problem("class", message);
+            }
+            class
+        });
         section.finish();
         if let (Some(name), Some(digest)) = (name, digest) {
-            keys.push(VirtualKey { name: name.into(), digest, heartbeats });
+            keys.push(VirtualKey { name: name.into(), digest, heartbeats, weight, class });
         }
     }
     keys

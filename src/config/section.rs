@@ -103,8 +103,11 @@ impl<'a> Section<'a> {
         self.report(self.child(key), own.or(self.line), message.into());
     }
 
-    /// The path of `key`.
+    /// The path of `key`; the section's own for an empty one.
     pub(super) fn child(&self, key: &str) -> String {
+        if key.is_empty() {
+            return self.path.clone();
+        }
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let key = if key.chars().all(plain) { key.to_owned() } else { format!("{key:?}") };
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }

@@ -40,6 +40,16 @@ fn the_effective_configuration_reads_back_as_itself() {
         [[keys]]
         name = "team-a"
         hash = "sha256:0101010101010101010101010101010101010101010101010101010101010101"
+        weight = 3
+        class = "urgent"
+        [admission]
+        default_class = "rest"
+        tenant_header = "X-Team"
+        [classes.rest]
+        rank = 7
+        share = 0.125
+        [classes.urgent]
+        rank = 2
         [models."*"]
         output_reservation = { default = 100, cap = 200 }
         prompt_estimate = { bytes_per_token = 3.5 }
@@ -52,6 +62,9 @@ fn the_effective_configuration_reads_back_as_itself() {
     let config = Config::parse(text, environment.clone(), &Overrides::default()).unwrap();
     let small = config.models.profile("small").unwrap();
     assert_eq!((small.limits.len(), small.estimate.output_cap), (1, Some(200)), "inherited");
+    let classes: Vec<_> = config.classes.names().collect();
+    assert_eq!((classes, config.classes.default()), (vec!["urgent", "rest"], 1), "by rank");
+    assert_eq!((config.keys[0].weight.get(), config.keys[0].class), (3, Some(0)));
     let printed = config.to_toml();
     assert!(!printed.contains("planted-secret") && !format!("{config:?}").contains("planted"));
     let mut again = Config::parse(&printed, environment, &Overrides::default()).unwrap();
@@ -75,6 +88,16 @@ max_backoff = "1s"
 [[keys]]
 name = "team a"
 hash = "sk-not-a-hash"
+weight = 0
+class = "fast"
+[admission]
+default_class = "slow"
+tenant_header = "not a name"
+[classes.Loud]
+share = 0.6
+[classes.quiet]
+rank = 1
+share = 0.6
 [models."*"]
 output_reservation = { default = 5_000 }
 limits = [
@@ -96,11 +119,18 @@ limits = [
         "retry.max_backoff (line 11): must not be below",
         "keys[0].name (line 13): 1 to 64",
         "keys[0].hash (line 14): \"sha256:\"",
+        "keys[0].weight (line 15): at least 1",
+        "keys[0].class (line 16): one of Loud, quiet is expected, got \"fast\"",
+        "admission.default_class (line 18): one of Loud, quiet is expected",
+        "admission.tenant_header (line 19): the name of a header",
+        "classes.Loud (line 20): a class is named by",
+        "classes.Loud.rank (line 20): is missing",
+        "classes (line 20): the shares come to more than 1",
         "models.\"*\".output_reservation.default: 5000 is above the limit of tokens/minute (1000)",
-        "models.\"*\".limits[1].unit (line 19): \"requests\", \"tokens\" or \"uncached_tokens\"",
-        "models.\"*\".limits[2].limit (line 20): a limit must be between",
-        "models.\"*\".limits[3].skew (line 21): only",
-        "unknown (line 23): unknown key",
+        "models.\"*\".limits[1].unit (line 29): \"requests\", \"tokens\" or \"uncached_tokens\"",
+        "models.\"*\".limits[2].limit (line 30): a limit must be between",
+        "models.\"*\".limits[3].skew (line 31): only",
+        "unknown (line 33): unknown key",
     ] {
         assert!(shown.contains(expected), "no {expected:?} in\n{shown}");
     }

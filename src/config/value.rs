@@ -208,6 +208,41 @@ impl FromNode for Milli {
     }
 }
 
+/// A share of the whole, from 0 to 1, in thousandths.
+pub(super) struct Share(pub(super) u16);
+
+impl FromNode for Share {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "bounded to one before the cast"
+    )]
+    fn from_node(node: Node) -> Result<Self, String> {
+        let value = match &node.kind {
+            Kind::Integer(integer) => Some(*integer as f64),
+            Kind::Float(float) => Some(*float),
+            Kind::Untyped(text) => text.parse().ok(),
+            _ => None,
+        };
+        let share = value.filter(|value| (0.0..=1.0).contains(value));
+        share.map(|value| Self((value * 1_000.0).round() as u16)).ok_or_else(|| {
+            format!("a share between 0 and 1 is expected, such as 0.25, got {}", shown(&node.kind))
+        })
+    }
+}
+
+impl FromNode for Option<http::HeaderName> {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let text = String::from_node(node)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let name = text.parse().map(Some);
+        name.map_err(|_| format!("the name of a header is expected, got {text:?}"))
+    }
+}
+
 /// The value as the user wrote it, where it is a scalar.
 fn shown(kind: &Kind) -> String {
     match kind {

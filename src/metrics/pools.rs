@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use crate::admission::pool::Snapshot;
 use crate::admission::{Bound, Pools};
 use crate::limit::Mode;
 
@@ -27,6 +28,8 @@ pub(super) struct PoolGauges {
     foreign: IntGaugeVec,
     doubted: IntGaugeVec,
     exhausted: GaugeVec,
+    /// By class, in order of the index.
+    class_depth: Vec<IntGauge>,
     total_depth: IntGauge,
     oldest: Gauge,
     pools: IntGauge,
@@ -36,7 +39,7 @@ pub(super) struct PoolGauges {
 }
 
 impl PoolGauges {
-    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn register(registry: &Registry, classes: &[&str]) -> prometheus::Result<Self> {
         let family = |name: &str, help: &str, labels: &[&str]| {
             let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(gauges.clone())).map(|()| gauges)
@@ -44,6 +47,11 @@ impl PoolGauges {
         let gauge = |name: &str, help: &str| {
             let gauge = IntGauge::new(name, help)?;
             registry.register(Box::new(gauge.clone())).map(|()| gauge)
+        };
+        let of_classes = |name: &str, help: &str| {
+            let gauges = family(name, help, &["class"])?;
+            let gauges = classes.iter().map(|class| gauges.with_label_values(&[*class]));
+            Ok::<_, prometheus::Error>(gauges.collect())
         };
         let oldest = Gauge::new(
             "tidegate_queue_oldest_seconds",
@@ -102,6 +110,10 @@ impl PoolGauges {
                 "1 where the first request in line waits for this constraint.",
                 &CONSTRAINT,
             )?,
+            class_depth: of_classes(
+                "tidegate_class_queue_depth",
+                "Requests waiting, in all pools, by class.",
+            )?,
             total_depth: gauge("tidegate_queue_depth", "Requests waiting, in all pools.")?,
             oldest,
             pools: gauge("tidegate_pools", "Pools: upstream account and model.")?,
@@ -132,6 +144,10 @@ impl PoolGauges {
         });
         self.pools.set(count(all.len()));
         self.total_depth.set(all.iter().map(|(it, ..)| count(it.queued)).sum());
+        for (class, gauge) in self.class_depth.iter().enumerate() {
+            let queued = |it: &Snapshot| it.classes.get(class).map_or(0, |it| count(it.queued));
+            gauge.set(all.iter().map(|(it, ..)| queued(it)).sum());
+        }
         self.stalled.set(count(all.iter().filter(|(it, ..)| it.stalled).count()));
         let oldest = all.iter().map(|(it, ..)| it.oldest_wait).max().unwrap_or_default();
         self.oldest.set(oldest.as_secs_f64());

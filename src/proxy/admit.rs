@@ -10,10 +10,11 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::admission::pools::Named;
 use crate::admission::{PoolConfig, PoolKey, Request, TenantLimits};
-use crate::config::{Admission, Profile};
+use crate::config::{Admission, Config, Profile};
 use crate::identity::Caller;
 use crate::limit::{Constraint, Cost, Unit};
 use crate::proxy::Gateway;
+use crate::proxy::class::class_of;
 use crate::proxy::error::ProxyError;
 use crate::proxy::queued::Beats;
 use crate::usage::{BodyKind, Demand, Estimate};
@@ -36,6 +37,7 @@ pub(super) struct Ask {
     /// Who asks.
     pub(super) tenant: Arc<str>,
     pub(super) max_queued: NonZeroU32,
+    pub(super) max_queued_per_tenant: NonZeroU32,
 }
 
 impl Ask {
@@ -63,7 +65,7 @@ impl Ask {
         let patience = patience(headers, &config.admission, sdk)?;
         let deadline = gateway.pools.epoch().now().after(patience);
         let key = PoolKey(caller.account.quota(&demand.model));
-        let make = || (Arc::clone(&profile.name), pool_config(profile, &config.admission));
+        let make = || (Arc::clone(&profile.name), pool_config(profile, config));
         let pool = gateway
             .pools
             .get(key, &demand.model, make)
@@ -72,9 +74,25 @@ impl Ask {
         let held = |unit| within(profile, unit, estimate.total(), least.total());
         let (tokens, uncached) = (held(Unit::Tokens), held(Unit::UncachedTokens));
         let cost = Cost { requests: 1, tokens, uncached };
-        let request = Request::new(cost, body.len() as u64, deadline);
-        let (tenant, max_queued) = (Arc::clone(&caller.tenant), config.admission.max_queued);
-        Ok(Self { pool, estimate, least, request, patience, beats, tenant, max_queued })
+        let class = class_of(headers, demand.service_tier, caller, &config.classes)?;
+        let request = Request {
+            class,
+            tenant: caller.id,
+            weight: caller.weight,
+            ..Request::new(cost, body.len() as u64, deadline)
+        };
+        let Admission { max_queued, max_queued_per_tenant, .. } = config.admission;
+        Ok(Self {
+            pool,
+            estimate,
+            least,
+            request,
+            patience,
+            beats,
+            tenant: Arc::clone(&caller.tenant),
+            max_queued,
+            max_queued_per_tenant,
+        })
     }
 }
 
@@ -115,13 +133,18 @@ fn sdk_timeout(headers: &HeaderMap) -> Option<Duration> {
     told.min()
 }
 
-fn pool_config(profile: &Profile, admission: &Admission) -> PoolConfig {
+fn pool_config(profile: &Profile, config: &Config) -> PoolConfig {
+    let admission = &config.admission;
+    let count = |most: NonZeroU32| usize::try_from(most.get()).unwrap_or(usize::MAX);
     PoolConfig {
         constraints: profile.limits.clone(),
-        classes: Vec::new(),
-        per_tenant: TenantLimits::NONE,
-        max_queued: usize::try_from(admission.max_queued.get()).unwrap_or(usize::MAX),
         cold_start: admission.cold_start,
+        classes: config.classes.all().iter().map(|class| class.rule).collect(),
+        max_queued: count(admission.max_queued),
+        per_tenant: TenantLimits {
+            queued: count(admission.max_queued_per_tenant),
+            bytes: admission.max_queued_bytes_per_tenant.get(),
+        },
         settle_delay: admission.settle_delay,
         max_concurrent: profile.max_concurrent,
         min_gap: profile.min_gap,

@@ -145,6 +145,9 @@ impl Forward {
         if attempt == 1 {
             self.gateway.retry_budget.deposit();
             observe(&self.gateway.metrics.queue_wait, waited);
+            if let Some(wait) = self.gateway.metrics.class_wait.get(self.ask.request.class) {
+                observe(wait, waited);
+            }
         }
         self.record.note(|facts| {
             facts.at_upstream = true;

@@ -17,7 +17,11 @@ impl Ask {
         let soon = Duration::from_secs(1);
         match refused {
             Refused::Wall { constraint } => ProxyError::AboveLimit(self.wall(pool, constraint)),
-            Refused::Full { retry_at } | Refused::TenantFull { retry_at } => {
+            Refused::TenantFull { retry_at } => {
+                let retry_after = wait(retry_at).unwrap_or(soon);
+                ProxyError::QueueFull { most: self.max_queued_per_tenant.get(), retry_after }
+            }
+            Refused::Full { retry_at } => {
                 let retry_after = wait(retry_at).unwrap_or(soon);
                 ProxyError::QueueFull { most: self.max_queued.get(), retry_after }
             }

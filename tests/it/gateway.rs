@@ -2,6 +2,7 @@
 
 mod admin;
 mod cancel;
+mod classes;
 mod estimate;
 mod explain;
 mod identity;

@@ -1,5 +1,6 @@
 //! What a pool decides under its lock. No task, no channel wait, no clock.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::grant::Grant;
 use super::turn::Wait;
-use super::{Admitted, Bound, PoolConfig, Refused, Request, Snapshot};
-use crate::admission::scheduler::{Entry, Place, Scheduler, Ticket};
+use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
+use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
 use crate::limit::{Ledger, Sent, Spent};
 use crate::time::Timestamp;
 
@@ -202,12 +203,35 @@ impl State {
             in_flight: self.in_flight,
             bound: self.bound,
             stalled: !self.scheduler.is_empty() && (late || lost),
+            classes: (0..loads.len())
+                .map(|class| queue(loads[class], self.scheduler.oldest(class), now))
+                .collect(),
         }
+    }
+
+    /// The tenants that have most waiting.
+    pub(super) fn tenants(&self, most: usize, now: Timestamp) -> Vec<TenantQueue> {
+        let classes = 0..self.scheduler.loads().len();
+        let mut all: Vec<_> = classes
+            .flat_map(|class| self.scheduler.tenants(class).map(move |it| (class, it.0, it.1)))
+            .collect();
+        all.sort_unstable_by_key(|(class, tenant, load)| (Reverse(load.queued), *class, *tenant));
+        all.truncate(most);
+        let view = |(class, tenant, load)| {
+            let oldest = self.scheduler.oldest_of(class, tenant);
+            TenantQueue { class, tenant, queue: queue(load, oldest, now) }
+        };
+        all.into_iter().map(view).collect()
     }
 
     pub(super) fn is_untouched(&mut self, now: Timestamp) -> bool {
         self.scheduler.is_empty() && self.in_flight == 0 && self.ledger.is_untouched(now)
     }
+}
+
+fn queue(load: Load, oldest: Option<Timestamp>, now: Timestamp) -> Queue {
+    let oldest_wait = oldest.map_or(Duration::ZERO, |arrived| now.since(arrived));
+    Queue { queued: load.queued, bytes: load.bytes, oldest_wait }
 }
 
 impl Request {

@@ -1,5 +1,7 @@
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -7,7 +9,8 @@ use proptest::prelude::*;
 use tokio::time::advance;
 
 use super::*;
-use crate::limit::{Mode, Spent};
+use crate::admission::scheduler::ClassRule;
+use crate::limit::{ColdStart, Cost, Mode, Spent, Unit};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

@@ -1,0 +1,107 @@
+//! The classes of requests: who goes before whom, and how much nobody can take from a class.
+
+use std::sync::Arc;
+
+use super::section::Section;
+use super::source::Table;
+use super::value::Share;
+use crate::admission::ClassRule;
+
+/// More would make the queue's decision about the class more than a glance, and a label of metrics
+/// more than a few values.
+const MOST: usize = 8;
+
+/// The classes that are there unless some are configured; see `config/full.toml` for the shares.
+const DEFAULTS: [(&str, u32, u16); 3] =
+    [("interactive", 0, 500), ("standard", 1, 250), ("batch", 2, 50)];
+
+/// The class of requests that name none, unless configured.
+pub(super) const DEFAULT: &str = "standard";
+
+/// Every class, best rank first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classes {
+    all: Vec<Class>,
+    default: usize,
+}
+
+/// A class of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Class {
+    /// Its name in `x-tidegate-class`, metrics and status.
+    pub name: Arc<str>,
+    /// Its rank and its guaranteed share.
+    pub rule: ClassRule,
+}
+
+impl Classes {
+    /// Every class, best rank first; a class is known by its index here.
+    pub fn all(&self) -> &[Class] {
+        &self.all
+    }
+
+    /// The index of the class called `name`.
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.all.iter().position(|class| &*class.name == name)
+    }
+
+    /// The index of the class of requests that name none.
+    pub const fn default(&self) -> usize {
+        self.default
+    }
+
+    /// The names, in order of the index.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|class| &*class.name)
+    }
+
+    /// The names as a list for people.
+    pub(super) fn listed(&self) -> String {
+        self.names().collect::<Vec<_>>().join(", ")
+    }
+
+    /// Sets the class of requests that name none, if it is there.
+    pub(super) fn set_default(&mut self, name: &str) -> bool {
+        self.index(name).map(|index| self.default = index).is_some()
+    }
+}
+
+/// Reads the `classes` table: all classes, or none for the defaults.
+pub(super) fn classes(mut section: Section<'_>) -> Classes {
+    let tables = section.entries();
+    let mut all = if tables.is_empty() { defaults() } else { listed(&section, tables) };
+    all.sort_by(|a, b| (a.rule.rank, &a.name).cmp(&(b.rule.rank, &b.name)));
+    let sum: u32 = all.iter().map(|class| u32::from(class.rule.share)).sum();
+    if sum > 1_000 {
+        section.problem("", "the shares come to more than 1: no more than all can be guaranteed");
+    }
+    if all.len() > MOST {
+        section.problem("", format!("at most {MOST} classes"));
+    }
+    section.finish();
+    Classes { all, default: 0 }
+}
+
+fn defaults() -> Vec<Class> {
+    let class = |(name, rank, share): (&str, u32, u16)| Class {
+        name: name.into(),
+        rule: ClassRule { rank, share },
+    };
+    DEFAULTS.map(class).into()
+}
+
+fn listed(section: &Section<'_>, tables: Table) -> Vec<Class> {
+    let mut all = Vec::new();
+    for (name, node) in tables {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        let mut own = Section::of(&section.child(&name), node, section.problems());
+        if name.is_empty() || name.len() > 32 || !name.chars().all(plain) {
+            own.problem("", "a class is named by 1 to 32 lower-case letters, digits, '-' and '_'");
+        }
+        let rank = own.require("rank").unwrap_or_default();
+        let Share(share) = own.get_or("share", Share(0));
+        own.finish();
+        all.push(Class { name: name.into(), rule: ClassRule { rank, share } });
+    }
+    all
+}
