@@ -48,6 +48,8 @@ pub use options::{
 pub use pool::Report;
 pub use stats::Stats;
 
+pub use tokens::count_messages;
+
 use quota::Rejection;
 use state::State;
 

@@ -12,22 +12,32 @@
 //! - **Discreet.** No prompt and no completion is kept, and no error quotes one.
 //! - **Read-only.** Neither side changes, delays or drops a byte of what passes.
 
+mod calibration;
 mod demand;
 mod encoding;
 mod error;
 mod estimate;
+mod lengths;
 mod message;
 mod meter;
 mod reader;
+mod regression;
 mod report;
+mod reserved;
 mod scalar;
 mod scan;
 mod sse;
+mod texture;
+mod tokenizer;
 mod weigh;
 
+pub use calibration::{Calibration, Lesson, Summary};
 pub use demand::{Demand, OutputLimit, PromptWeight, ServiceTier};
 pub use encoding::{BodyKind, Coding, Format, Unsupported};
 pub use error::BodyError;
 pub use estimate::{Estimate, EstimateRule};
 pub use meter::{Meter, Seen};
 pub use report::{StreamError, Usage};
+pub use reserved::OutputLearner;
+pub use texture::Texture;
+pub use tokenizer::Tokenizer;

@@ -62,7 +62,8 @@ pub(super) fn count_value(value: &Value) -> u64 {
 }
 
 /// Tokens of a conversation: the strings of each message, without its keys and role.
-pub(super) fn count_messages(messages: &[Value]) -> u64 {
+#[must_use]
+pub fn count_messages(messages: &[Value]) -> u64 {
     let message = |message: &Value| {
         let fields = message.as_object().into_iter().flatten();
         let text = fields.filter(|(key, _)| *key != "role").map(|(_, value)| match value {

@@ -9,9 +9,9 @@
 //! - What is not read is left to the upstream to judge: unknown fields, missing messages, the
 //!   shape of a message.
 
-use super::encoding::{BodyKind, Format};
+use super::encoding::BodyKind;
 use super::error::BodyError;
-use super::reader::Reader;
+use super::texture::Texture;
 
 /// A completion request, as far as cost and order are concerned.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -72,6 +72,10 @@ pub struct PromptWeight {
     pub tools: u64,
     /// Tokens given by number in `prompt`, exactly.
     pub token_ids: u64,
+    /// Those bytes of the text that only hold structured values together.
+    pub structure: u64,
+    /// What the text is made of.
+    pub texture: Texture,
 }
 
 impl Demand {
@@ -85,10 +89,7 @@ impl Demand {
     /// field read here is missing, stands twice or makes no sense.
     pub fn read(kind: BodyKind, body: &[u8], max_decoded: usize) -> Result<Self, BodyError> {
         let decoded = kind.decode(body, max_decoded)?;
-        match kind.format {
-            Format::Json => Reader::json(&decoded),
-            Format::MsgPack => Reader::msgpack(&decoded),
-        }
+        Self::decoded(kind.format, &decoded)
     }
 }
 

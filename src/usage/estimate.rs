@@ -6,7 +6,7 @@
 
 use std::num::NonZeroU64;
 
-use super::demand::{Demand, OutputLimit};
+use super::demand::{Demand, OutputLimit, PromptWeight};
 
 /// Bytes of a token where tokens are longest: prose has 4 to 5, deeply indented code up to 7.
 const MOST_BYTES_PER_TOKEN: u64 = 8;
@@ -96,11 +96,16 @@ impl EstimateRule {
             weight.token_ids,
             self.per_message.saturating_mul(framed),
             self.per_request.saturating_mul(demand.prompts),
-            self.per_image.saturating_mul(weight.images),
-            self.per_other_part.saturating_mul(weight.other_parts),
+            self.parts(weight),
         ]
         .into_iter()
         .fold(u64::try_from(text).unwrap_or(u64::MAX), u64::saturating_add)
+    }
+
+    /// Tokens of what is not text.
+    pub(super) fn parts(&self, weight: &PromptWeight) -> u64 {
+        let images = self.per_image.saturating_mul(weight.images);
+        images.saturating_add(self.per_other_part.saturating_mul(weight.other_parts))
     }
 
     fn output(&self, demand: &Demand) -> u64 {

@@ -4,20 +4,19 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::demand::PromptWeight;
 use super::scalar::seed;
-use super::weigh::{Text, numbers_are_text, strings_are_text};
+use super::weigh::{Scale, Text, numbers_are_text, strings_are_text};
 
 /// The value of `messages`.
-pub(super) struct Messages<'a>(pub(super) &'a mut PromptWeight);
+pub(super) struct Messages<'a>(pub(super) &'a mut Scale);
 /// One entry of `messages`.
-struct Message<'a>(&'a mut PromptWeight);
+struct Message<'a>(&'a mut Scale);
 /// The `content` of a message.
-struct Content<'a>(&'a mut PromptWeight);
+struct Content<'a>(&'a mut Scale);
 /// One part of a message's content.
-struct Part<'a>(&'a mut PromptWeight);
+struct Part<'a>(&'a mut Scale);
 /// The `type` of a part; a name of ours is no text, anything else is weighed.
-struct Kind<'a>(&'a mut PromptWeight);
+struct Kind<'a>(&'a mut Scale);
 
 seed! {
     Messages<'_> => (), Message<'_> => (), Content<'_> => (), Part<'_> => (),
@@ -32,13 +31,13 @@ impl<'de> Visitor<'de> for Messages<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while list.next_element_seed(Message(self.0))?.is_some() {
-            self.0.messages += 1;
+            self.0.weight.messages += 1;
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        self.0.messages += 1;
+        self.0.weight.messages += 1;
         Message(self.0).visit_map(map)
     }
 }
@@ -113,8 +112,8 @@ impl<'de> Visitor<'de> for Part<'_> {
                 }
             }
         }
-        self.0.images += u64::from(image);
-        self.0.other_parts += u64::from(other);
+        self.0.weight.images += u64::from(image);
+        self.0.weight.other_parts += u64::from(other);
         Ok(())
     }
 }

@@ -8,12 +8,13 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::demand::{Demand, OutputLimit, PromptWeight, ServiceTier};
+use super::demand::{Demand, OutputLimit, ServiceTier};
 use super::encoding::Format;
 use super::error::BodyError;
 use super::message::Messages;
 use super::scalar::{Choices, Flag, Limit, Model, Tier, seed};
-use super::weigh::{Prompt, Text, Tools};
+use super::tokenizer::Tokenizer;
+use super::weigh::{Prompt, Scale, Text, Tools};
 
 /// Deepest nesting in MessagePack: the depth to which `serde_json` reads, so both agree.
 const MAX_DEPTH: usize = 128;
@@ -88,16 +89,24 @@ pub(super) struct Reader {
     max_completion_tokens: Option<OutputLimit>,
     tier: Option<ServiceTier>,
     prompts: u64,
-    weight: PromptWeight,
+    scale: Scale,
 }
 
 impl Reader {
-    /// Reads a JSON document.
-    pub(super) fn json(bytes: &[u8]) -> Result<Demand, BodyError> {
+    /// One that counts each text with `tokenizer`, if there is one.
+    fn new(tokenizer: Option<Tokenizer>) -> Self {
+        Self { scale: Scale { tokenizer, ..Scale::default() }, ..Self::default() }
+    }
+
+    /// Reads a JSON document; returns the tokens that `tokenizer` counted, too.
+    pub(super) fn json(
+        bytes: &[u8],
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<(Demand, u64), BodyError> {
         // Checked once and here: skipped strings would go unchecked, and the parser need not
         // check what is already a `str`.
         let text = std::str::from_utf8(bytes).map_err(|_| BodyError::NotUtf8)?;
-        let mut reader = Self::default();
+        let mut reader = Self::new(tokenizer);
         let mut json = serde_json::Deserializer::from_str(text);
         json.deserialize_any(&mut reader).and_then(|()| json.end()).map_err(|error| {
             if error.is_data() {
@@ -109,9 +118,12 @@ impl Reader {
         reader.finish()
     }
 
-    /// Reads a MessagePack document.
-    pub(super) fn msgpack(bytes: &[u8]) -> Result<Demand, BodyError> {
-        let mut reader = Self::default();
+    /// Reads a MessagePack document; otherwise as [`Self::json`].
+    pub(super) fn msgpack(
+        bytes: &[u8],
+        tokenizer: Option<Tokenizer>,
+    ) -> Result<(Demand, u64), BodyError> {
+        let mut reader = Self::new(tokenizer);
         let mut pack = rmp_serde::Deserializer::from_read_ref(bytes);
         pack.set_max_depth(MAX_DEPTH);
         pack.deserialize_any(&mut reader).map_err(|error| match error {
@@ -137,20 +149,21 @@ impl Reader {
     }
 
     /// The demand, once the document has been read to its end.
-    fn finish(self) -> Result<Demand, BodyError> {
+    fn finish(self) -> Result<(Demand, u64), BodyError> {
         let output_limit = match (self.max_tokens, self.max_completion_tokens) {
             (Some(a), Some(b)) if a != b => return Err(BodyError::Conflict),
             (a, b) => a.or(b).unwrap_or(OutputLimit::Unlimited),
         };
-        Ok(Demand {
+        let demand = Demand {
             model: self.model.ok_or(BodyError::Missing { param: "model" })?,
             stream: self.stream,
             choices: self.n.max(self.best_of).unwrap_or(1),
             prompts: self.prompts.max(1),
             output_limit,
             service_tier: self.tier,
-            prompt: self.weight,
-        })
+            prompt: self.scale.weight,
+        };
+        Ok((demand, self.scale.counted))
     }
 
     /// Notes that `field` is being read now; an error if it was read before.
@@ -167,7 +180,7 @@ impl Reader {
 
     /// Reads the value of `field`.
     fn value<'de, A: MapAccess<'de>>(&mut self, field: Field, map: &mut A) -> Result<(), A::Error> {
-        let weight = &mut self.weight;
+        let scale = &mut self.scale;
         match field {
             Field::Model => self.model = Some(map.next_value_seed(Model)?),
             Field::Stream => self.stream = map.next_value_seed(Flag)?,
@@ -178,11 +191,11 @@ impl Reader {
                 self.max_completion_tokens = map.next_value_seed(Limit)?;
             }
             Field::ServiceTier => self.tier = map.next_value_seed(Tier)?,
-            Field::Messages => map.next_value_seed(Messages(weight))?,
-            Field::Prompt => self.prompts = map.next_value_seed(Prompt(weight))?,
-            Field::Tools | Field::Functions => map.next_value_seed(Tools(weight))?,
+            Field::Messages => map.next_value_seed(Messages(scale))?,
+            Field::Prompt => self.prompts = map.next_value_seed(Prompt(scale))?,
+            Field::Tools | Field::Functions => map.next_value_seed(Tools(scale))?,
             Field::Suffix | Field::ResponseFormat | Field::Prediction => {
-                map.next_value_seed(Text(weight))?;
+                map.next_value_seed(Text(scale))?;
             }
         }
         Ok(())

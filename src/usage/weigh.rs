@@ -1,6 +1,6 @@
 //! Weighs a prompt without keeping any of it.
 //!
-//! Every visitor adds to one [`PromptWeight`] and accepts any value: whether a message has the
+//! Every visitor adds to one [`Scale`] and accepts any value: whether a message has the
 //! right shape is for the upstream to say. What is not known to be media counts as text, so that a
 //! spelling unknown here makes a prompt heavier, never lighter.
 
@@ -10,6 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::demand::PromptWeight;
 use super::scalar::seed;
+use super::tokenizer::Tokenizer;
 
 /// Bytes around an entry of an object in compact JSON: `"":"",`.
 const ENTRY: u64 = 6;
@@ -23,18 +24,39 @@ const BOOL: u64 = 5;
 const FLOAT: u64 = 24;
 
 /// Any value, weighed as text: strings by their bytes, structures by their compact JSON.
-pub(super) struct Text<'a>(pub(super) &'a mut PromptWeight);
+pub(super) struct Text<'a>(pub(super) &'a mut Scale);
 /// The value of `tools` or `functions`.
-pub(super) struct Tools<'a>(pub(super) &'a mut PromptWeight);
+pub(super) struct Tools<'a>(pub(super) &'a mut Scale);
 /// The value of `prompt`; reads as the number of prompts in it.
-pub(super) struct Prompt<'a>(pub(super) &'a mut PromptWeight);
+pub(super) struct Prompt<'a>(pub(super) &'a mut Scale);
 /// One entry of a list under `prompt`.
-struct Item<'a>(&'a mut PromptWeight);
+struct Item<'a>(&'a mut Scale);
 
-impl PromptWeight {
-    /// Adds text of so many bytes.
-    pub(super) fn add_text(&mut self, bytes: u64) {
-        self.text_bytes = self.text_bytes.saturating_add(bytes);
+/// What a prompt is put on.
+#[derive(Debug, Default)]
+pub(super) struct Scale {
+    /// What has been weighed.
+    pub(super) weight: PromptWeight,
+    /// Counts each text exactly, where somebody has the time for it.
+    pub(super) tokenizer: Option<Tokenizer>,
+    /// Tokens it has counted.
+    pub(super) counted: u64,
+}
+
+impl Scale {
+    /// Adds a text.
+    fn add_text(&mut self, text: &str) {
+        self.weight.text_bytes = self.weight.text_bytes.saturating_add(len(text.as_bytes()));
+        match self.tokenizer {
+            None => self.weight.texture.add(text.as_bytes()),
+            Some(tokenizer) => self.counted = self.counted.saturating_add(tokenizer.count(text)),
+        }
+    }
+
+    /// Adds so many bytes that hold structured values together, or stand for one that is no text.
+    fn add_structure(&mut self, bytes: u64) {
+        self.weight.text_bytes = self.weight.text_bytes.saturating_add(bytes);
+        self.weight.structure = self.weight.structure.saturating_add(bytes);
     }
 }
 
@@ -97,7 +119,7 @@ impl<'de> Visitor<'de> for Text<'_> {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.0.add_text(len(value.as_bytes()));
+        self.0.add_text(value);
         Ok(())
     }
 
@@ -107,22 +129,22 @@ impl<'de> Visitor<'de> for Text<'_> {
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.0.add_text(BOOL);
+        self.0.add_structure(BOOL);
         Ok(())
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.0.add_text(u64::from(value.checked_ilog10().unwrap_or(0)) + 1);
+        self.0.add_structure(u64::from(value.checked_ilog10().unwrap_or(0)) + 1);
         Ok(())
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
-        self.0.add_text(u64::from(value < 0));
+        self.0.add_structure(u64::from(value < 0));
         self.visit_u64(value.unsigned_abs())
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.0.add_text(FLOAT);
+        self.0.add_structure(FLOAT);
         Ok(())
     }
 
@@ -132,18 +154,18 @@ impl<'de> Visitor<'de> for Text<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        self.0.add_text(BRACKETS);
+        self.0.add_structure(BRACKETS);
         while list.next_element_seed(Text(self.0))?.is_some() {
-            self.0.add_text(ITEM);
+            self.0.add_structure(ITEM);
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        self.0.add_text(BRACKETS);
+        self.0.add_structure(BRACKETS);
         while map.next_key_seed(Text(self.0))?.is_some() {
             map.next_value_seed(Text(self.0))?;
-            self.0.add_text(ENTRY);
+            self.0.add_structure(ENTRY);
         }
         Ok(())
     }
@@ -157,13 +179,13 @@ impl<'de> Visitor<'de> for Tools<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         while list.next_element_seed(Text(self.0))?.is_some() {
-            self.0.tools += 1;
+            self.0.weight.tools += 1;
         }
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        self.0.tools += 1;
+        self.0.weight.tools += 1;
         Text(self.0).visit_map(map)
     }
 }
@@ -202,7 +224,7 @@ enum Entry {
 impl Item<'_> {
     /// Counts one token given by number, whatever the number.
     fn id<E>(self) -> Result<Entry, E> {
-        self.0.token_ids += 1;
+        self.0.weight.token_ids += 1;
         Ok(Entry::Id)
     }
 }

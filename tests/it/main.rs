@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod docs;
+mod estimates;
 mod gateway;
 mod layers;
 mod overload;

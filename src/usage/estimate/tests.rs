@@ -157,6 +157,7 @@ fn an_estimate_adds_up() {
         other_parts: 1,
         tools: 4,
         token_ids: 7,
+        ..PromptWeight::default()
     };
     let mut demand = demand(weight);
     let prompt = 3 + 7 + (2 + 4) * 10 + 100 + 3_000 + 10_000;
@@ -188,6 +189,7 @@ fn the_heaviest_demand_saturates() {
         other_parts: most,
         tools: most,
         token_ids: most,
+        ..PromptWeight::default()
     };
     let heaviest = Demand {
         choices: most,
@@ -208,7 +210,15 @@ fn from_counts(counts: [u64; 9]) -> Demand {
         choices,
         prompts,
         output_limit: OutputLimit::Tokens(tokens),
-        ..demand(PromptWeight { text_bytes, messages, images, other_parts, tools, token_ids })
+        ..demand(PromptWeight {
+            text_bytes,
+            messages,
+            images,
+            other_parts,
+            tools,
+            token_ids,
+            ..PromptWeight::default()
+        })
     }
 }
 

@@ -1,0 +1,309 @@
+//! What the requests of one caller really cost at one model, learned from finished answers.
+//!
+//! A [`Calibration`] turns what a prompt is made of into a bound on its tokens: the most likely
+//! number, and as many standard deviations above it as make a miss rare. Both are learned from
+//! `usage.prompt_tokens`. Until enough has been seen, and for what has never been seen, the bound
+//! is that of the configured rule.
+//!
+//! # Invariants
+//!
+//! - Memory is fixed, some tens of kilobytes, whatever comes.
+//! - The bound never exceeds the configured rule's, unless what was seen contradicts that rule.
+//! - Bounds and likely costs are never mixed: [`Calibration::prompt`] is for what is held,
+//!   [`Calibration::fair`] for whose turn it is.
+//! - Floating point ends here: bounds are whole tokens, rounded up, and the ledger sees no others.
+
+mod kind;
+mod noise;
+
+use self::kind::Kind;
+use self::noise::Noise;
+use super::demand::{Demand, OutputLimit, PromptWeight};
+use super::estimate::EstimateRule;
+use super::lengths::Lengths;
+use super::regression::{Belief, Regression};
+use super::report::Usage;
+use super::texture::Texture;
+
+/// Answers of a kind to learn from before its bound differs from the configured rule's.
+const ENOUGH: u64 = 8;
+
+/// Standard deviations between the most likely number of tokens and the bound. With errors of a
+/// normal distribution one request in three million is above; theirs has a longer tail.
+const MARGIN: f64 = 5.0;
+
+/// What the past is worth after an answer above the bound.
+const AFTER_MISS: f64 = 0.5;
+
+/// Features beside those of the texture: prompts, messages, tools, structure.
+const FRAME: usize = 4;
+/// Everything a prompt is weighed by.
+const FEATURES: usize = FRAME + Texture::COUNTS;
+/// What a prompt is weighed by once its text has been counted.
+const COUNTED: usize = FRAME + 1;
+
+/// Tokens expected of each feature before anything is seen. The spreads are generous: they fade
+/// with the first answers, and until then they keep the bound wide.
+static PRIOR: [Belief; FEATURES] = [
+    // Each prompt, message and tool: what chat templates put around them.
+    belief(16.0, 64.0),
+    belief(5.0, 8.0),
+    belief(8.0, 16.0),
+    // Bytes of brackets, quotes and commas around structured values.
+    belief(0.3, 0.6),
+    // Words, and what long ones have more; letters and capitals within words.
+    belief(1.0, 0.8),
+    belief(0.4, 0.8),
+    belief(0.02, 0.2),
+    belief(0.3, 0.8),
+    // Groups of digits; marks and runs of them; runs of white space.
+    belief(1.0, 1.0),
+    belief(0.5, 0.8),
+    belief(0.3, 0.8),
+    belief(0.8, 1.0),
+    // Characters beyond ASCII: of two bytes, kana, ideographs, hangul, others, of four bytes.
+    belief(0.5, 1.0),
+    belief(0.8, 1.2),
+    belief(0.8, 1.2),
+    belief(0.8, 1.5),
+    belief(1.0, 1.5),
+    belief(2.0, 2.0),
+];
+
+/// The same, where the text has been counted by another tokenizer: one of its tokens is about one.
+static PRIOR_COUNTED: [Belief; COUNTED] =
+    [belief(16.0, 64.0), belief(5.0, 8.0), belief(8.0, 16.0), belief(0.3, 0.6), belief(1.0, 0.5)];
+
+const fn belief(mean: f64, spread: f64) -> Belief {
+    Belief { mean, spread }
+}
+
+/// What is known of one caller's requests to one model.
+#[derive(Clone, Debug, Default)]
+pub struct Calibration {
+    kinds: [Option<Box<Kindred>>; Kind::COUNT],
+    /// The errors of all kinds.
+    noise: Noise,
+    seen: u64,
+    lengths: Lengths,
+}
+
+/// What is known of prompts of one [`Kind`].
+#[derive(Clone, Debug)]
+struct Kindred {
+    text: Learned<FEATURES>,
+    counted: Learned<COUNTED>,
+}
+
+/// A rule, and how good it is.
+#[derive(Clone, Debug)]
+struct Learned<const N: usize> {
+    rule: Regression<N>,
+    noise: Noise,
+    seen: u64,
+}
+
+/// An answer's end, as far as there is something to learn from it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Lesson {
+    /// What the answer used.
+    pub usage: Usage,
+    /// The prompt's tokens by [`Tokenizer::count_prompt`](super::Tokenizer::count_prompt), if they
+    /// were counted.
+    pub counted: Option<u64>,
+    /// Whether an output limit ended it.
+    pub cut: bool,
+}
+
+/// What a [`Calibration`] has learned, for people.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Summary {
+    /// Answers learned from.
+    pub answers: u64,
+    /// Answers whose text had been counted as well.
+    pub counted: u64,
+    /// The middle length of an answer, in tokens of a choice.
+    pub output_median: Option<u64>,
+    /// The length that 99 of a hundred answers stay within.
+    pub output_p99: Option<u64>,
+}
+
+impl Default for Kindred {
+    fn default() -> Self {
+        Self { text: Learned::new(&PRIOR), counted: Learned::new(&PRIOR_COUNTED) }
+    }
+}
+
+impl Calibration {
+    /// The most tokens that the prompt of `demand` is expected to have: `rule`'s bound until
+    /// enough has been seen. With the text's tokens `counted`, where that says more.
+    #[must_use]
+    pub fn prompt(&self, rule: &EstimateRule, demand: &Demand, counted: Option<u64>) -> u64 {
+        let safe = rule.estimate(demand).prompt;
+        let Some(kindred) = self.kindred(demand) else { return safe };
+        let assumed = self.noise.factor(1.0);
+        let by_text = kindred.text.bound(&features(demand), assumed);
+        let by_count = counted.and_then(|tokens| {
+            kindred
+                .counted
+                .bound(&counted_features(demand, tokens), kindred.counted.noise.factor(1.0))
+        });
+        let best = match (by_text, by_count) {
+            (Some(text), Some(count)) if count.most < text.most => count,
+            (Some(bound), _) | (None, Some(bound)) => bound,
+            (None, None) => return safe,
+        };
+        // Parts that are not text cost what the rule says, tokens given by number what they are.
+        let rest = fixed(rule, &demand.prompt);
+        safe.max(best.sure.saturating_add(rest)).min(best.most.saturating_add(rest))
+    }
+
+    /// What `demand` is most likely to cost in all: of the prompt what is expected, of the output
+    /// what the caller's answers have in the middle.
+    #[must_use]
+    pub fn fair(&self, rule: &EstimateRule, demand: &Demand) -> u64 {
+        let likely = self.kindred(demand).and_then(|it| it.text.bound(&features(demand), 1.0));
+        let prompt = likely.map_or_else(
+            // Before anything is known: as if text were prose.
+            || rule.least(demand).prompt.saturating_add(fixed(rule, &demand.prompt)),
+            |bound| bound.likely.saturating_add(fixed(rule, &demand.prompt)),
+        );
+        let reserved = rule.estimate(demand).output;
+        let output = self.lengths.median().map_or(reserved, |tokens| {
+            let each = match demand.output_limit {
+                OutputLimit::Unlimited => tokens,
+                OutputLimit::Tokens(most) => tokens.min(most),
+            };
+            each.saturating_mul(demand.choices).saturating_mul(demand.prompts).min(reserved)
+        });
+        prompt.saturating_add(output)
+    }
+
+    /// The output that 99 of a hundred of this caller's answers stay within, per choice; `None`
+    /// before a hundred have been seen.
+    #[must_use]
+    pub fn output_p99(&self) -> Option<u64> {
+        self.lengths.p99()
+    }
+
+    /// Takes note of how a request ended.
+    pub fn learn(&mut self, demand: &Demand, lesson: Lesson) {
+        let Lesson { usage, counted, cut } = lesson;
+        let choices = demand.choices.saturating_mul(demand.prompts).max(1);
+        self.lengths.learn(usage.completion.div_ceil(choices), cut);
+        self.seen = self.seen.saturating_add(1);
+        let weight = &demand.prompt;
+        // What a picture cost cannot be told from what the text around it did.
+        if weight.images > 0 || weight.other_parts > 0 || usage.prompt == 0 {
+            return;
+        }
+        let tokens = usage.prompt.saturating_sub(weight.token_ids);
+        let kindred = self.kinds[Kind::of(&weight.texture) as usize].get_or_insert_default();
+        self.noise.learn(kindred.text.learn(&features(demand), tokens));
+        if let Some(counted) = counted {
+            kindred.counted.learn(&counted_features(demand, counted), tokens);
+        }
+    }
+
+    /// What has been learned so far.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let counted = self.kinds.iter().flatten().map(|kindred| kindred.counted.seen).sum();
+        Summary {
+            answers: self.seen,
+            counted,
+            output_median: self.lengths.median(),
+            output_p99: self.lengths.p99(),
+        }
+    }
+
+    fn kindred(&self, demand: &Demand) -> Option<&Kindred> {
+        self.kinds[Kind::of(&demand.prompt.texture) as usize].as_deref()
+    }
+}
+
+/// What a rule says of a prompt's text.
+#[derive(Clone, Copy)]
+struct Bound {
+    /// The most likely number.
+    likely: u64,
+    /// The most if the rule were right, so that only chance remains.
+    sure: u64,
+    /// The most, with all that the rule does not know.
+    most: u64,
+}
+
+impl<const N: usize> Learned<N> {
+    fn new(prior: &'static [Belief; N]) -> Self {
+        Self { rule: Regression::new(prior), noise: Noise::default(), seen: 0 }
+    }
+
+    /// What it says once it has seen enough; the noise is taken for `assumed` before the first.
+    fn bound(&self, features: &[f64; N], assumed: f64) -> Option<Bound> {
+        if self.seen < ENOUGH {
+            return None;
+        }
+        let expected = self.rule.predict(features);
+        let (factor, chance) = (self.noise.factor(assumed), noise::variance(expected.mean));
+        let above = |variance: f64| whole(expected.mean + MARGIN * (factor * variance).sqrt());
+        Some(Bound {
+            likely: whole(expected.mean),
+            sure: above(chance),
+            most: above(chance + expected.variance),
+        })
+    }
+
+    /// Learns what a prompt really had; returns the square of how unexpected that was.
+    fn learn(&mut self, features: &[f64; N], tokens: u64) -> f64 {
+        let tokens = float(tokens);
+        let expected = self.rule.predict(features);
+        let error = tokens - expected.mean;
+        let square = error * error / (noise::variance(expected.mean) + expected.variance);
+        if square > MARGIN * MARGIN * self.noise.factor(1.0) && error > 0.0 {
+            // Above the bound: the upstream counts otherwise than before, or the text is of a new
+            // sort. Either way the past is worth less than it seemed.
+            self.rule.forget(AFTER_MISS);
+        }
+        self.noise.learn(square);
+        self.rule.learn(features, tokens, noise::variance(expected.mean.max(tokens)));
+        self.seen = self.seen.saturating_add(1);
+        square
+    }
+}
+
+/// Tokens of a prompt that its text says nothing about.
+fn fixed(rule: &EstimateRule, weight: &PromptWeight) -> u64 {
+    weight.token_ids.saturating_add(rule.parts(weight))
+}
+
+fn features(demand: &Demand) -> [f64; FEATURES] {
+    fill(frame(demand).into_iter().chain(demand.prompt.texture.counts))
+}
+
+fn counted_features(demand: &Demand, counted: u64) -> [f64; COUNTED] {
+    fill(frame(demand).into_iter().chain([counted]))
+}
+
+fn frame(demand: &Demand) -> [u64; FRAME] {
+    let PromptWeight { messages, tools, structure, .. } = demand.prompt;
+    [demand.prompts, messages, tools, structure]
+}
+
+fn fill<const N: usize>(counts: impl Iterator<Item = u64>) -> [f64; N] {
+    let mut features = [0.0; N];
+    features.iter_mut().zip(counts).for_each(|(feature, count)| *feature = float(count));
+    features
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of bytes and tokens are far below 2^53")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
+fn whole(tokens: f64) -> u64 {
+    tokens.ceil() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,307 @@
+//! What text is made of, as far as that decides how many tokens it has.
+//!
+//! Tokenizers differ in their vocabularies but cut alike: words, groups of digits, marks, line
+//! breaks, and characters beyond ASCII by their script. Counted apart, these say far more of a
+//! text's tokens than its bytes do: prose has five bytes a token, base64 one and a half.
+//!
+//! # Invariants
+//!
+//! - One pass, no allocation, and nothing of the text is kept.
+//! - Every count is at most the number of bytes, so none overflows.
+
+/// Kinds of bytes.
+const CLASSES: usize = 16;
+const CONTROL: u8 = 0;
+const LOWER: u8 = 1;
+const UPPER: u8 = 2;
+const DIGIT: u8 = 3;
+const SPACE: u8 = 4;
+const BREAK: u8 = 5;
+const MARK: u8 = 6;
+/// A byte that continues a character: it changes nothing.
+const INSIDE: u8 = 7;
+/// The first bytes of characters beyond ASCII, in the order of their counts from [`LETTER2`] on.
+const WIDE: u8 = 8;
+
+/// Counts kept by a scan, in this order in [`Texture::counts`].
+const WORD: usize = 0;
+const LONG: usize = 1;
+const LETTER: usize = 2;
+const HUMP: usize = 3;
+const GROUP: usize = 4;
+const MARKS: usize = 5;
+const MARK_RUN: usize = 6;
+const BLANK: usize = 7;
+/// Characters of two bytes: Latin with accents, Greek, Cyrillic, Hebrew, Arabic.
+const LETTER2: usize = 8;
+
+/// Letters of a word beyond which it counts as long: most of a vocabulary's whole words are
+/// shorter.
+const LONG_AFTER: u8 = 6;
+/// Digits that make one group: tokenizers cut numbers so.
+const GROUP_OF: u8 = 3;
+
+/// States of the scan: where the last byte left it.
+const STATES: usize = 24;
+const START: u8 = 0;
+const AFTER_SPACE: u8 = 1;
+const AFTER_BLANK: u8 = 2;
+const AFTER_MARK: u8 = 3;
+/// So many digits of a group, from one.
+const DIGITS: u8 = 4;
+/// So many letters of a word, from one; the last state stands for all further ones.
+const LETTERS: u8 = DIGITS + GROUP_OF;
+const LETTERS_END: u8 = LETTERS + LONG_AFTER;
+
+/// Below this, cutting a text into lanes costs more than it saves.
+const LANES_FROM: usize = 512;
+/// Lanes scanned side by side: a scan waits for the table at each byte, and four waits overlap.
+const LANES: usize = 4;
+/// Bytes between two sums: a count of eight bits holds no more.
+const SPAN: usize = 255;
+
+/// What is counted of a text.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Texture {
+    /// Words; long words; letters; capitals within words; groups of up to three digits; marks;
+    /// runs of marks; runs of white space but single spaces; then characters beyond ASCII: of two
+    /// bytes, kana, ideographs, hangul, others of three bytes, of four bytes.
+    pub counts: [u64; Self::COUNTS],
+}
+
+/// What one byte adds in one state: the next state, and the counts it raises, eight bits each.
+#[derive(Clone, Copy)]
+struct Step {
+    low: u64,
+    high: u64,
+    next: u8,
+}
+
+static CLASS: [u8; 256] = classes();
+static STEPS: [Step; STATES * CLASSES] = steps();
+
+impl Texture {
+    /// How many things are counted.
+    pub const COUNTS: usize = 14;
+
+    /// Words in the letters of ASCII.
+    pub(super) const fn words(&self) -> u64 {
+        self.counts[WORD]
+    }
+
+    /// Capitals within words.
+    pub(super) const fn humps(&self) -> u64 {
+        self.counts[HUMP]
+    }
+
+    /// Marks of ASCII.
+    pub(super) const fn marks(&self) -> u64 {
+        self.counts[MARKS]
+    }
+
+    /// Characters beyond ASCII.
+    pub(super) fn wide(&self) -> u64 {
+        self.counts.iter().skip(LETTER2).sum()
+    }
+
+    /// Adds a text.
+    pub(super) fn add(&mut self, text: &[u8]) {
+        if text.len() < LANES_FROM {
+            let mut state = [START];
+            for span in text.chunks(SPAN) {
+                let ([tally], end) = scan([span], state);
+                state = end;
+                self.sum(tally);
+            }
+            return;
+        }
+        // A word cut by the edge of a lane counts twice: three in a text of that length.
+        let quarter = text.len() / LANES;
+        let (first, rest) = text.split_at(quarter);
+        let (second, rest) = rest.split_at(quarter);
+        let (third, fourth) = rest.split_at(quarter);
+        let (fourth, left) = fourth.split_at(quarter);
+        let mut states = [START; LANES];
+        let mut lanes = [first, second, third, fourth].map(|lane| lane.chunks(SPAN));
+        loop {
+            let spans = lanes.each_mut().map(Iterator::next);
+            let [Some(a), Some(b), Some(c), Some(d)] = spans else { break };
+            let (tallies, ends) = scan([a, b, c, d], states);
+            states = ends;
+            tallies.into_iter().for_each(|tally| self.sum(tally));
+        }
+        let ([tally], _) = scan([left], [states[LANES - 1]]);
+        self.sum(tally);
+    }
+
+    fn sum(&mut self, (low, high): (u64, u64)) {
+        let bytes = low.to_le_bytes().into_iter().chain(high.to_le_bytes());
+        for (count, more) in self.counts.iter_mut().zip(bytes) {
+            *count = count.saturating_add(u64::from(more));
+        }
+    }
+}
+
+/// Scans spans of equal length, at most [`SPAN`] bytes, side by side.
+fn scan<const N: usize>(spans: [&[u8]; N], mut states: [u8; N]) -> ([(u64, u64); N], [u8; N]) {
+    let mut tallies = [(0, 0); N];
+    let len = spans.iter().map(|span| span.len()).min().unwrap_or(0);
+    let spans = spans.map(|span| span.get(..len).unwrap_or_default());
+    for at in 0..len {
+        for ((span, state), tally) in spans.iter().zip(&mut states).zip(&mut tallies) {
+            let byte = span.get(at).copied().unwrap_or_default();
+            let class = CLASS[usize::from(byte)];
+            let step = &STEPS[usize::from(*state) * CLASSES + usize::from(class)];
+            tally.0 += step.low;
+            tally.1 += step.high;
+            *state = step.next;
+        }
+    }
+    (tallies, states)
+}
+
+const fn classes() -> [u8; 256] {
+    let mut table = [CONTROL; 256];
+    let mut byte = 0_u8;
+    loop {
+        table[byte as usize] = match byte {
+            b'a'..=b'z' => LOWER,
+            b'A'..=b'Z' => UPPER,
+            b'0'..=b'9' => DIGIT,
+            b' ' => SPACE,
+            b'\t' | b'\n' | b'\r' => BREAK,
+            0x21..=0x7E => MARK,
+            0x80..=0xBF => INSIDE,
+            0xC0..=0xDF => WIDE,
+            // Kana and the marks of Chinese and Japanese; ideographs; hangul.
+            0xE3 => WIDE + 1,
+            0xE4..=0xE9 => WIDE + 2,
+            0xEA..=0xED => WIDE + 3,
+            0xE0..=0xE2 | 0xEE..=0xEF => WIDE + 4,
+            0xF0..=0xFF => WIDE + 5,
+            _ => CONTROL,
+        };
+        if byte == u8::MAX {
+            return table;
+        }
+        byte += 1;
+    }
+}
+
+const fn steps() -> [Step; STATES * CLASSES] {
+    let mut table = [Step { low: 0, high: 0, next: START }; STATES * CLASSES];
+    let mut state = 0;
+    while state < STATES {
+        let mut class = 0;
+        while class < CLASSES {
+            #[expect(clippy::cast_possible_truncation, reason = "both are far below 256")]
+            let made = step(state as u8, class as u8);
+            table[state * CLASSES + class] = made;
+            class += 1;
+        }
+        state += 1;
+    }
+    table
+}
+
+const fn step(state: u8, class: u8) -> Step {
+    let step = Step { low: 0, high: 0, next: START };
+    match class {
+        LOWER | UPPER => {
+            let in_word = state >= LETTERS && state <= LETTERS_END;
+            let step = step.count(LETTER);
+            if !in_word {
+                return step.count(WORD).to(LETTERS);
+            }
+            let step = if class == UPPER { step.count(HUMP) } else { step };
+            match state {
+                LETTERS_END => step.to(LETTERS_END),
+                _ if state + 1 == LETTERS_END => step.count(LONG).to(LETTERS_END),
+                _ => step.to(state + 1),
+            }
+        }
+        DIGIT if state >= DIGITS && state + 1 < DIGITS + GROUP_OF => step.to(state + 1),
+        DIGIT => step.count(GROUP).to(DIGITS),
+        SPACE => match state {
+            AFTER_SPACE => step.count(BLANK).to(AFTER_BLANK),
+            AFTER_BLANK => step.to(AFTER_BLANK),
+            _ => step.to(AFTER_SPACE),
+        },
+        BREAK => match state {
+            AFTER_BLANK => step.to(AFTER_BLANK),
+            _ => step.count(BLANK).to(AFTER_BLANK),
+        },
+        MARK if state == AFTER_MARK => step.count(MARKS).to(AFTER_MARK),
+        MARK => step.count(MARKS).count(MARK_RUN).to(AFTER_MARK),
+        WIDE.. if (class as usize) < WIDE as usize + Texture::COUNTS - LETTER2 => {
+            step.count(LETTER2 + (class - WIDE) as usize).to(START)
+        }
+        _ => step.to(START),
+    }
+}
+
+impl Step {
+    const fn to(self, next: u8) -> Self {
+        Self { next, ..self }
+    }
+
+    const fn count(self, which: usize) -> Self {
+        if which < 8 {
+            Self { low: self.low + (1 << (8 * which)), ..self }
+        } else {
+            Self { high: self.high + (1 << (8 * (which - 8))), ..self }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn counts(text: &str) -> [u64; Texture::COUNTS] {
+        let mut texture = Texture::default();
+        texture.add(text.as_bytes());
+        texture.counts
+    }
+
+    #[test]
+    fn a_text_is_counted_by_what_it_is_made_of() {
+        for (text, expected) in [
+            ("", [0; 14]),
+            ("two words", [2, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ("six_words sevenths", [3, 1, 16, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0]),
+            ("camelCaseNAME", [1, 1, 13, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ("1234 567", [0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ("{[]}, \"", [0, 0, 0, 0, 0, 6, 2, 0, 0, 0, 0, 0, 0, 0]),
+            ("a  b\n\t\r\n c d\n", [4, 0, 4, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0]),
+            ("é日かア한“🌊", [0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 1, 1, 1, 1]),
+        ] {
+            assert_eq!(counts(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_text_counts_as_its_parts_do() {
+        let line = "The harbour clocks had stopped, and \"nobody\" in the office could say why.\n";
+        let (one, many) = (counts(line), counts(&line.repeat(400)));
+        for (one, many) in one.into_iter().zip(many) {
+            assert!(many.abs_diff(one * 400) <= 8, "{one} {many}");
+        }
+    }
+
+    proptest! {
+        /// No count exceeds the bytes, and none is lost where spans and lanes meet.
+        #[test]
+        fn every_byte_is_seen(text in "[a-zA-Z0-9 .,\n日é]{0,1500}") {
+            let counts = counts(&text);
+            let bytes = text.len() as u64;
+            prop_assert!(counts.iter().all(|count| *count <= bytes));
+            let of = |keep: fn(&char) -> bool| text.chars().filter(keep).count() as u64;
+            prop_assert_eq!(counts[LETTER], of(char::is_ascii_alphabetic));
+            prop_assert_eq!(counts[MARKS], of(char::is_ascii_punctuation));
+            prop_assert_eq!(counts[LETTER2 + 2], of(|c| *c == '日'));
+        }
+    }
+}
