@@ -15,6 +15,7 @@ use std::io::{self, Write};
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
 use super::encoding::is_json;
+use super::finish::LengthWatch;
 use super::report::{Report, StreamError, Usage};
 use super::scan::Scanner;
 use super::sse::Sse;
@@ -36,6 +37,9 @@ pub struct Seen {
     pub events: u64,
     /// Whether a choice has come: an event, or a document, with a non-empty `choices`.
     pub first_content: bool,
+    /// Whether a choice ended because of the output limit; looked for if [`Meter::watch_length`]
+    /// says so.
+    pub cut: bool,
 }
 
 impl Seen {
@@ -67,6 +71,7 @@ enum Decoder {
 #[derive(Debug)]
 struct Sink {
     frames: Frames,
+    length: Option<LengthWatch>,
     /// Bytes that may still come.
     room: usize,
 }
@@ -86,16 +91,25 @@ impl Meter {
     #[must_use]
     pub fn new(content_type: Option<&str>, content_encoding: Option<&str>) -> Self {
         let decoder = Frames::named(content_type.unwrap_or(""))
-            .map(|frames| Sink { frames, room: usize::MAX })
+            .map(|frames| Sink { frames, length: None, room: usize::MAX })
             .and_then(|sink| Decoder::named(content_encoding.unwrap_or(""), sink));
         Self { decoder: decoder.unwrap_or_else(|| Decoder::Opaque(Seen::default())) }
+    }
+
+    /// Looks for `finish_reason: length` from now on. Costs a little more for each piece.
+    #[must_use]
+    pub fn watch_length(mut self) -> Self {
+        if let Some(sink) = self.decoder.sink() {
+            sink.length = Some(LengthWatch::default());
+        }
+        self
     }
 
     /// Looks at the next piece of the body, as it was received.
     pub fn feed(&mut self, bytes: &[u8]) {
         let read = match &mut self.decoder {
             Decoder::Identity(sink) => {
-                sink.frames.feed(bytes);
+                sink.feed(bytes);
                 return;
             }
             // Flushed, so that what has been received is seen now and not with the next piece.
@@ -110,7 +124,7 @@ impl Meter {
 
     /// Takes note that the body has ended.
     pub fn finish(&mut self) {
-        if let Some(Frames::Sse(sse)) = self.decoder.frames_mut() {
+        if let Some(Sink { frames: Frames::Sse(sse), .. }) = self.decoder.sink() {
             sse.finish();
         }
     }
@@ -118,16 +132,17 @@ impl Meter {
     /// What has been seen so far.
     #[must_use]
     pub fn seen(&self) -> Seen {
-        let frames = match &self.decoder {
-            Decoder::Identity(sink) => &sink.frames,
-            Decoder::Gzip(decoder) => &decoder.get_ref().frames,
-            Decoder::Deflate(decoder) => &decoder.get_ref().frames,
+        let sink = match &self.decoder {
+            Decoder::Identity(sink) => sink,
+            Decoder::Gzip(decoder) => decoder.get_ref(),
+            Decoder::Deflate(decoder) => decoder.get_ref(),
             Decoder::Opaque(seen) => return seen.clone(),
         };
-        match frames {
-            Frames::Sse(sse) => sse.seen().clone(),
+        let cut = sink.length.as_ref().is_some_and(LengthWatch::found);
+        match &sink.frames {
+            Frames::Sse(sse) => Seen { cut, ..sse.seen().clone() },
             Frames::Json(scanner, report) => {
-                let mut seen = Seen { done: scanner.is_complete(), ..Seen::default() };
+                let mut seen = Seen { done: scanner.is_complete(), cut, ..Seen::default() };
                 seen.take(report);
                 seen
             }
@@ -150,11 +165,11 @@ impl Decoder {
         }
     }
 
-    fn frames_mut(&mut self) -> Option<&mut Frames> {
+    fn sink(&mut self) -> Option<&mut Sink> {
         match self {
-            Self::Identity(sink) => Some(&mut sink.frames),
-            Self::Gzip(decoder) => Some(&mut decoder.get_mut().frames),
-            Self::Deflate(decoder) => Some(&mut decoder.get_mut().frames),
+            Self::Identity(sink) => Some(sink),
+            Self::Gzip(decoder) => Some(decoder.get_mut()),
+            Self::Deflate(decoder) => Some(decoder.get_mut()),
             Self::Opaque(_) => None,
         }
     }
@@ -179,13 +194,22 @@ impl Frames {
     }
 }
 
+impl Sink {
+    fn feed(&mut self, bytes: &[u8]) {
+        self.frames.feed(bytes);
+        if let Some(length) = &mut self.length {
+            length.feed(bytes);
+        }
+    }
+}
+
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.room = self
             .room
             .checked_sub(bytes.len())
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        self.frames.feed(bytes);
+        self.feed(bytes);
         Ok(bytes.len())
     }
 

@@ -58,6 +58,7 @@ fn a_stream_is_metered() {
         done: true,
         events: 3,
         first_content: true,
+        cut: false,
     };
     assert_eq!(at_every_split(SSE, body.as_bytes()), expected);
 }
@@ -206,8 +207,8 @@ fn packed_bodies_are_unpacked() {
         "data: {}\n\ndata: [DONE]\n\n",
         json!({"choices": ["x".repeat(300)], "usage": {"prompt_tokens": 4, "completion_tokens": 5}})
     );
-    let expected =
-        Seen { usage: used(4, 5), error: None, done: true, events: 1, first_content: true };
+    let usage = used(4, 5);
+    let expected = Seen { usage, done: true, events: 1, first_content: true, ..Seen::default() };
     let pack = |gzip: bool| {
         let (half, rest) = text.as_bytes().split_at(text.len() / 2);
         if gzip {
@@ -294,11 +295,8 @@ fn memory_is_bounded() {
             for _ in 0..1_000 {
                 meter.feed(pattern.repeat(100).replace(['\\', '"'], "a").as_bytes());
             }
-            let Some(Frames::Json(scanner, _) | Frames::Sse(Sse { scanner, .. })) =
-                meter.decoder.frames_mut()
-            else {
-                unreachable!("both heads are read");
-            };
+            let sink = meter.decoder.sink().expect("both heads are read");
+            let (Frames::Json(scanner, _) | Frames::Sse(Sse { scanner, .. })) = &sink.frames;
             assert!(scanner.kept_capacity() <= 32 << 10, "{pattern}");
         }
     }
@@ -347,6 +345,24 @@ fn document() -> impl Strategy<Value = Value> {
         })
 }
 
+#[test]
+fn an_answer_cut_by_its_limit_is_told_if_somebody_asks() {
+    let document = json!({"choices": [{"finish_reason": "length", "index": 0}]}).to_string();
+    let event = format!("data: {document}\n\ndata: [DONE]\n\n");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(event.as_bytes()).unwrap();
+    let packed = gzip.finish().unwrap();
+    for (head, body) in
+        [(JSON, document.as_bytes()), (SSE, event.as_bytes()), ((SSE.0, Some("gzip")), &packed)]
+    {
+        let mut meters = [Meter::new(head.0, head.1), Meter::new(head.0, head.1).watch_length()];
+        for piece in body.chunks(5) {
+            meters.iter_mut().for_each(|meter| meter.feed(piece));
+        }
+        assert_eq!(meters.map(|meter| meter.seen().cut), [false, true]);
+    }
+}
+
 /// What a document says, from its tree.
 fn oracle(document: &Value) -> Seen {
     let usage = &document["usage"];
@@ -366,6 +382,7 @@ fn oracle(document: &Value) -> Seen {
         done: true,
         events: 0,
         first_content: document["choices"].as_array().is_some_and(|choices| !choices.is_empty()),
+        cut: false,
     }
 }
 
