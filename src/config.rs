@@ -16,16 +16,20 @@ mod model;
 mod print;
 mod read;
 mod section;
+mod sizing;
 mod source;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::classes::{Class, Classes};
 pub use self::model::{Models, Profile};
+pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
 pub use self::value::Secret;
 use crate::identity::VirtualKey;
@@ -51,6 +55,8 @@ pub struct Config {
     pub log: Log,
     /// The callers' own keys; empty to let every caller in.
     pub keys: Vec<VirtualKey>,
+    /// What is done about the output limits of some keys' callers, by the key's name.
+    pub output_choices: BTreeMap<Arc<str>, OutputChoice>,
     /// Limits and costs by model.
     pub models: Models,
 }

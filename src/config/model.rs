@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::section::Section;
+use super::sizing::{Learning, OutputChoice};
 use super::source::{Node, Problem, Table};
 use super::value::{Milli, Part};
 use crate::limit::{Constraint, Learn, Mode, Spread, Unit};
-use crate::usage::EstimateRule;
+use crate::usage::{EstimateRule, OutputPolicy, Tokenizer};
 
 /// The name of the profile that models without one of their own follow.
 pub(super) const FALLBACK: &str = "*";
@@ -50,6 +51,12 @@ pub struct Profile {
     pub limits: Vec<Constraint>,
     /// What a request costs at most.
     pub estimate: EstimateRule,
+    /// Whether that is lowered to what answers show.
+    pub calibrate: bool,
+    /// What counts a prompt's tokens while it waits.
+    pub tokenizer: Option<Tokenizer>,
+    /// What is done about requests that ask for too much output.
+    pub output: OutputPolicy,
     /// Requests at the upstream at once.
     pub max_concurrent: Option<NonZeroU32>,
     /// The least time between two requests.
@@ -78,6 +85,8 @@ struct Draft {
     per_message: Option<u64>,
     per_request: Option<u64>,
     per_part: Option<u64>,
+    learning: Learning,
+    output_choice: OutputChoice,
     max_concurrent: Option<NonZeroU32>,
     min_gap: Option<Duration>,
 }
@@ -121,6 +130,7 @@ impl Draft {
             prompt.get::<Milli>("bytes_per_token").map(|Milli(value)| value);
         let (per_message, per_request) = (prompt.get("per_message"), prompt.get("per_request"));
         let per_part = prompt.get("per_part");
+        let learning = Learning::read(&mut prompt);
         prompt.finish();
         let limits = section.list("limits").map(|nodes| {
             if nodes.is_empty() {
@@ -136,6 +146,8 @@ impl Draft {
             per_message,
             per_request,
             per_part,
+            learning,
+            output_choice: OutputChoice::read(&mut section),
             max_concurrent: section.get("max_concurrent"),
             min_gap: section.get("min_gap"),
         };
@@ -152,6 +164,8 @@ impl Draft {
             per_message: self.per_message.or(base.per_message),
             per_request: self.per_request.or(base.per_request),
             per_part: self.per_part.or(base.per_part),
+            learning: self.learning.over(base.learning),
+            output_choice: self.output_choice.over(base.output_choice),
             max_concurrent: self.max_concurrent.or(base.max_concurrent),
             min_gap: self.min_gap.or(base.min_gap),
         }
@@ -205,7 +219,17 @@ impl Draft {
             output_cap: self.output_cap,
         };
         let (max_concurrent, min_gap) = (self.max_concurrent, self.min_gap.unwrap_or_default());
-        Some(Profile { name: name.into(), limits, estimate, max_concurrent, min_gap })
+        let (calibrate, tokenizer) = self.learning.finish();
+        Some(Profile {
+            name: name.into(),
+            limits,
+            estimate,
+            calibrate,
+            tokenizer,
+            output: self.output_choice.policy(),
+            max_concurrent,
+            min_gap,
+        })
     }
 }
 

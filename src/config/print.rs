@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Config, LogFormat, Profile};
+use super::{Class, Config, LogFormat, OutputChoice, Profile};
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
+use crate::usage::Tokenizer;
 
 pub(super) fn to_toml(config: &Config) -> String {
-    let Config { server, upstream, admission, classes, retry, log, keys, models } = config;
+    let Config { server, upstream, admission, classes, retry, log, keys, output_choices, models } =
+        config;
     let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
     let base_url = format!("{}://{authority}", upstream.base_url.scheme_str().unwrap_or("https"));
@@ -104,6 +106,9 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("weight", int(key.weight.get())),
             ];
             entry.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
+            if let Some(choice) = output_choices.get(&key.name) {
+                entry.extend(choice.entries().map(|(name, value)| (name.to_owned(), value)));
+            }
             Value::Table(entry)
         });
         root.insert("keys".to_owned(), Value::Array(keys.collect()));
@@ -130,12 +135,16 @@ fn profile(profile: &Profile) -> Value {
         ("per_message", int(rule.per_message)),
         ("per_request", int(rule.per_request)),
         ("per_part", int(rule.per_image)),
+        ("calibrate", Value::Boolean(profile.calibrate)),
+        ("tokenizer", text(&profile.tokenizer.map_or("none", Tokenizer::as_str))),
     ]);
     let mut table = Table::new();
     if let Some(most) = profile.max_concurrent {
         table.insert("max_concurrent".to_owned(), int(most.get()));
     }
     table.insert("min_gap".to_owned(), span(profile.min_gap));
+    let output_choice = OutputChoice::from(profile.output).entries();
+    table.extend(output_choice.map(|(name, value)| (name.to_owned(), value)));
     table.insert("output_reservation".to_owned(), Value::Table(output));
     table.insert("prompt_estimate".to_owned(), prompt);
     table.insert("limits".to_owned(), Value::Array(profile.limits.iter().map(limit).collect()));

@@ -2,13 +2,15 @@
 //! has its reason in `config/full.toml`, which a test compares with them.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::classes::{self, Classes};
 use super::model::models;
 use super::section::Section;
+use super::sizing::OutputChoice;
 use super::source::{Node, Problem, Table};
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
@@ -48,7 +50,9 @@ pub(super) fn config(
     let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
     let log = log(root.section("log"));
-    let keys = root.list("keys").map(|nodes| keys(nodes, &classes, &found)).unwrap_or_default();
+    let mut output_choices = BTreeMap::new();
+    let nodes = root.list("keys").unwrap_or_default();
+    let keys = keys(nodes, &classes, &mut output_choices, &found);
     let models = models(root.section("models"));
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
@@ -58,7 +62,7 @@ pub(super) fn config(
     root.finish();
     *problems = found.into_inner();
     let (server, upstream) = (server?, upstream?);
-    Some(Config { server, upstream, admission, classes, retry, log, keys, models })
+    Some(Config { server, upstream, admission, classes, retry, log, keys, output_choices, models })
 }
 
 fn server(mut section: Section<'_>) -> Option<Server> {
@@ -185,7 +189,12 @@ fn log(mut section: Section<'_>) -> Log {
     Log { level, format, requests }
 }
 
-fn keys(nodes: Vec<Node>, classes: &Classes, problems: &RefCell<Vec<Problem>>) -> Vec<VirtualKey> {
+fn keys(
+    nodes: Vec<Node>,
+    classes: &Classes,
+    output_choices: &mut BTreeMap<Arc<str>, OutputChoice>,
+    problems: &RefCell<Vec<Problem>>,
+) -> Vec<VirtualKey> {
     let (mut names, mut digests) = (BTreeSet::new(), BTreeSet::new());
     let mut keys = Vec::new();
     for (index, node) in nodes.into_iter().enumerate() {
@@ -224,9 +233,14 @@ fn keys(nodes: Vec<Node>, classes: &Classes, problems: &RefCell<Vec<Problem>>) -
             }
             class
         });
+        let output = OutputChoice::read(&mut section);
         section.finish();
         if let (Some(name), Some(digest)) = (name, digest) {
-            keys.push(VirtualKey { name: name.into(), digest, heartbeats, weight, class });
+            let name: Arc<str> = name.into();
+            if !output.is_empty() {
+                output_choices.insert(Arc::clone(&name), output);
+            }
+            keys.push(VirtualKey { name, digest, heartbeats, weight, class });
         }
     }
     keys

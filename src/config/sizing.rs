@@ -1,0 +1,94 @@
+//! What is learned of requests and what is made of it: keys of a model's profile and of callers'
+//! keys.
+
+use super::section::Section;
+use crate::usage::{OutputCap, OutputPolicy, Tokenizer};
+
+/// Whether and how prompts are learned from; what is absent comes from the fallback.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Learning {
+    calibrate: Option<bool>,
+    tokenizer: Option<Option<Tokenizer>>,
+}
+
+/// A policy as written; what is absent comes from elsewhere.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OutputChoice {
+    cap: Option<OutputCap>,
+    retry: Option<bool>,
+}
+
+impl Learning {
+    /// Reads its keys of `prompt_estimate`.
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let calibrate = section.get("calibrate");
+        let tokenizer = section.get::<String>("tokenizer").and_then(|name| match name.as_str() {
+            "none" => Some(None),
+            "o200k" => Some(Some(Tokenizer::O200k)),
+            other => {
+                let expected = "\"o200k\" or \"none\" is expected";
+                section.problem("tokenizer", format!("{expected}, got {other:?}"));
+                None
+            }
+        });
+        Self { calibrate, tokenizer }
+    }
+
+    pub(super) fn over(self, base: Self) -> Self {
+        Self {
+            calibrate: self.calibrate.or(base.calibrate),
+            tokenizer: self.tokenizer.or(base.tokenizer),
+        }
+    }
+
+    /// Whether to learn, and what counts tokens while a request waits.
+    pub(super) fn finish(self) -> (bool, Option<Tokenizer>) {
+        let calibrate = self.calibrate.unwrap_or(true);
+        let tokenizer = self.tokenizer.unwrap_or(Some(Tokenizer::O200k));
+        (calibrate, tokenizer.filter(|_| calibrate))
+    }
+}
+
+impl OutputChoice {
+    /// Reads its keys.
+    pub(super) fn read(section: &mut Section<'_>) -> Self {
+        let cap = section.get::<String>("output_cap").and_then(|text| {
+            let cap = text.parse();
+            if let Err(error) = cap {
+                section.problem("output_cap", format!("{error}, got {text:?}"));
+            }
+            cap.ok()
+        });
+        Self { cap, retry: section.get("output_cap_retry") }
+    }
+
+    /// Itself, and where it says nothing `base`.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        Self { cap: self.cap.or(base.cap), retry: self.retry.or(base.retry) }
+    }
+
+    /// What it comes to.
+    #[must_use]
+    pub fn policy(self) -> OutputPolicy {
+        OutputPolicy { cap: self.cap.unwrap_or_default(), retry: self.retry.unwrap_or(false) }
+    }
+
+    /// Whether it says nothing.
+    pub(super) const fn is_empty(self) -> bool {
+        self.cap.is_none() && self.retry.is_none()
+    }
+
+    /// What it says, as it is written.
+    pub(super) fn entries(self) -> impl Iterator<Item = (&'static str, toml::Value)> {
+        let cap = self.cap.map(|cap| ("output_cap", toml::Value::String(cap.to_string())));
+        let retry = self.retry.map(|retry| ("output_cap_retry", toml::Value::Boolean(retry)));
+        cap.into_iter().chain(retry)
+    }
+}
+
+impl From<OutputPolicy> for OutputChoice {
+    fn from(policy: OutputPolicy) -> Self {
+        Self { cap: Some(policy.cap), retry: Some(policy.retry) }
+    }
+}
