@@ -82,6 +82,17 @@ struct PoolStatus {
     classes: Vec<QueueStatus>,
     tenants: Vec<QueueStatus>,
     constraints: Vec<ConstraintStatus>,
+    calibration: Vec<CalibrationStatus>,
+}
+
+/// What has been learned of one caller's requests.
+#[derive(Debug, Serialize)]
+struct CalibrationStatus {
+    tenant: String,
+    answers: u64,
+    counted: u64,
+    output_median: Option<u64>,
+    output_p99: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -165,6 +176,7 @@ fn pool(gateway: &Gateway, key: PoolKey, named: &Named) -> PoolStatus {
         classes,
         tenants,
         constraints,
+        calibration: calibration(gateway, key),
     }
 }
 
@@ -196,6 +208,19 @@ fn queues(
 fn tenant(config: &Config, id: u64) -> String {
     let key = config.keys.iter().find(|key| key.tenant() == id);
     key.map_or_else(|| format!("{:08x}", id >> 32), |key| key.name.to_string())
+}
+
+/// What has been learned of the pool's callers; at most twenty are shown.
+fn calibration(gateway: &Gateway, key: PoolKey) -> Vec<CalibrationStatus> {
+    let learned = gateway.learned(key, 20).into_iter();
+    let shown = learned.map(|(tenant, summary)| CalibrationStatus {
+        tenant: tenant.to_string(),
+        answers: summary.answers,
+        counted: summary.counted,
+        output_median: summary.output_median,
+        output_p99: summary.output_p99,
+    });
+    shown.collect()
 }
 
 /// Seconds with three decimals: more is noise.

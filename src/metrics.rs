@@ -40,6 +40,8 @@ pub struct Metrics {
     outcomes: [IntCounter; Outcome::ALL.len()],
     rejections: [IntCounter; Rejection::ALL.len()],
     retries: [IntCounter; RetryReason::ALL.len()],
+    /// By whether the limit ended it.
+    capped: [IntCounter; 2],
     blames: [IntCounter; Blame::ALL.len()],
     pools: PoolGauges,
     /// Time from arrival to admission, of admitted requests.
@@ -113,6 +115,12 @@ impl Metrics {
             "blame",
             Blame::ALL.map(Blame::as_str),
         )?;
+        let capped = new.counters(
+            "tidegate_output_capped_total",
+            "Answers to requests with an output limit of the gateway's own, by what ended them.",
+            "ended",
+            ["other", "length"],
+        )?;
         let tokens = new.counters(
             "tidegate_tokens_used_total",
             "Tokens that answers reported as used; cached is part of prompt.",
@@ -130,6 +138,7 @@ impl Metrics {
             outcomes,
             rejections,
             retries,
+            capped,
             blames,
             pools: PoolGauges::register(&registry, classes)?,
             queue_wait: new.histogram(
@@ -210,6 +219,11 @@ impl Metrics {
     /// Counts a refusal of the upstream that named a quota.
     pub fn count_blame(&self, blame: Blame) {
         self.blames[blame as usize].inc();
+    }
+
+    /// Counts an answer to a request whose output was limited; `cut` if the limit ended it.
+    pub fn count_capped(&self, cut: bool) {
+        self.capped[usize::from(cut)].inc();
     }
 
     /// Counts a request that is sent again.

@@ -5,10 +5,12 @@
 
 mod admit;
 mod body;
+mod capped;
 mod class;
 mod error;
 mod forward;
 mod headers;
+mod learned;
 mod peek;
 mod place;
 mod pump;
@@ -39,16 +41,18 @@ use self::admit::Ask;
 use self::body::Passed;
 pub use self::error::{Kind, ProxyError, UsedUp};
 use self::forward::Forward;
+use self::learned::Book;
 use self::read::Budget;
 use self::record::Record;
 pub use self::routes::app;
 pub use self::stack::App;
 use self::upstream::{Outgoing, Upstream};
-use crate::admission::Pools;
+use crate::admission::{PoolKey, Pools};
 use crate::config::Config;
 use crate::identity::{Access, Caller};
 use crate::metrics::{Metrics, Outcome};
 use crate::time::Epoch;
+use crate::usage::Summary;
 
 /// Retries are counted against requests of the last ten seconds: long enough to smooth a burst,
 /// short enough to forget an outage.
@@ -64,6 +68,7 @@ pub struct Gateway {
     upstream: Upstream,
     bodies: Budget,
     retry_budget: TpsBudget,
+    learned: Arc<Book>,
     draining: CancellationToken,
     tasks: TaskTracker,
 }
@@ -97,6 +102,7 @@ impl Gateway {
                 metrics.body_bytes.clone(),
             ),
             retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
+            learned: Arc::default(),
             draining: CancellationToken::new(),
             config,
             metrics,
@@ -106,6 +112,11 @@ impl Gateway {
     /// The pools.
     pub const fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// What has been learned of the tenants of a pool, at most `most` of them.
+    pub fn learned(&self, pool: PoolKey, most: usize) -> Vec<(Arc<str>, Summary)> {
+        self.learned.of_pool(pool, most)
     }
 
     /// The metrics.
@@ -176,13 +187,16 @@ async fn metered(
     let server = &gateway.config.server;
     let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
     let (body, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
-    let ask = Ask::read(&gateway, &caller, &head.headers, &body)?;
+    let (ask, study) = Ask::read(&gateway, &caller, &head.headers, &body)?;
     record.note(|facts| {
         facts.model = Some(ask.pool.model.clone());
-        facts.estimated = ask.estimate.total();
+        facts.estimated = ask.price.estimate.total();
+        facts.output_cap = ask.capped.as_ref().map(|capped| capped.tokens);
+        facts.study = Some(study);
     });
     // Waits for its turn, is sent, and comes back with a body that settles when it ends.
     let multiplexed = head.version == http::Version::HTTP_2;
+    let body = ask.capped.as_ref().map_or(body, |capped| capped.body.clone());
     let outgoing = gateway.outgoing(head, path, body);
     let forward =
         Forward { gateway, record, ask, outgoing, multiplexed, begun: false, _memory: memory };

@@ -86,5 +86,7 @@ labels! {
         StaleConnection = "stale_connection",
         /// The connection broke before the head of the answer.
         Broken = "broken",
+        /// The gateway's own output limit cut the answer.
+        OutputCap = "output_cap",
     }
 }

@@ -14,20 +14,24 @@ use crate::config::{Admission, Config, Profile};
 use crate::identity::Caller;
 use crate::limit::{Constraint, Cost, Unit};
 use crate::proxy::Gateway;
+use crate::proxy::capped::Capped;
 use crate::proxy::class::class_of;
 use crate::proxy::error::ProxyError;
+use crate::proxy::learned::{Study, Subject};
 use crate::proxy::queued::Beats;
-use crate::usage::{BodyKind, Demand, Estimate};
+use crate::usage::{BodyKind, Calibration, Demand, Estimate};
 
 /// What is known of a request once its body has been read.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     /// The pool that it goes through.
     pub(super) pool: Arc<Named>,
-    /// What it costs at most.
-    pub(super) estimate: Estimate,
-    /// What it costs at least.
-    pub(super) least: Estimate,
+    /// What it costs.
+    pub(super) price: Price,
+    /// Whose request it is, and to what: what is learned of it is learned of this.
+    pub(super) subject: Subject,
+    /// The output limit that it was given, if any.
+    pub(super) capped: Option<Capped>,
     /// What it asks the pool for.
     pub(super) request: Request,
     /// How long it can wait in all.
@@ -40,6 +44,38 @@ pub(super) struct Ask {
     pub(super) max_queued_per_tenant: NonZeroU32,
 }
 
+/// What a request costs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Price {
+    /// At most.
+    pub(super) estimate: Estimate,
+    /// At least.
+    pub(super) least: Estimate,
+    /// What is held for it.
+    pub(super) cost: Cost,
+    /// What it is likely to cost, in tokens: what decides whose turn it is.
+    pub(super) fair: u64,
+}
+
+impl Price {
+    /// The price of `demand`, as far as its caller is `known`.
+    pub(super) fn of(profile: &Profile, known: Option<&Calibration>, demand: &Demand) -> Self {
+        let rule = &profile.estimate;
+        let (mut estimate, least) = (rule.estimate(demand), rule.least(demand));
+        if let Some(known) = known.filter(|_| profile.calibrate) {
+            estimate.prompt = known.prompt(rule, demand, None);
+        }
+        let fair = known.map_or_else(|| estimate.total(), |known| known.fair(rule, demand));
+        Self { estimate, least, cost: cost(profile, estimate, least), fair }
+    }
+}
+
+/// What is held in each unit.
+pub(super) fn cost(profile: &Profile, estimate: Estimate, least: Estimate) -> Cost {
+    let held = |unit| within(profile, unit, estimate.total(), least.total());
+    Cost { requests: 1, tokens: held(Unit::Tokens), uncached: held(Unit::UncachedTokens) }
+}
+
 impl Ask {
     /// Reads a metered request.
     pub(super) fn read(
@@ -47,7 +83,7 @@ impl Ask {
         caller: &Caller,
         headers: &HeaderMap,
         body: &Bytes,
-    ) -> Result<Self, ProxyError> {
+    ) -> Result<(Self, Study), ProxyError> {
         let text = |name: http::HeaderName| {
             let bytes = headers.get(name).map(http::HeaderValue::as_bytes);
             bytes.map(|bytes| std::str::from_utf8(bytes).unwrap_or("not text"))
@@ -55,9 +91,8 @@ impl Ask {
         let kind = BodyKind::from_headers(text(CONTENT_TYPE), text(CONTENT_ENCODING))?;
         let config = &gateway.config;
         let most = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
-        let demand = Demand::read(kind, body, most)?;
+        let mut demand = Demand::read(kind, body, most)?;
         let profile = config.models.profile(&demand.model).ok_or(ProxyError::UnknownModel)?;
-        let estimate = profile.estimate.estimate(&demand);
         let sdk = sdk_timeout(headers);
         let beats = Beats::plan(headers, caller, &demand, &config.admission, sdk)?;
         // A client that is sent something from time to time does not run into its timeout.
@@ -70,29 +105,38 @@ impl Ask {
             .pools
             .get(key, &demand.model, make)
             .map_err(|_| ProxyError::Overloaded { what: "accounts and models" })?;
-        let least = profile.estimate.least(&demand);
-        let held = |unit| within(profile, unit, estimate.total(), least.total());
-        let (tokens, uncached) = (held(Unit::Tokens), held(Unit::UncachedTokens));
-        let cost = Cost { requests: 1, tokens, uncached };
         let class = class_of(headers, demand.service_tier, caller, &config.classes)?;
+        let subject = Subject { pool: key, tenant: Arc::clone(&caller.tenant) };
+        let known = gateway.learned.find(&subject);
+        let known = known.as_ref().map(|it| it.lock());
+        let sent = (kind, body);
+        let capped =
+            Capped::plan(config, &caller.tenant, profile, known.as_deref(), &mut demand, sent);
+        let price = Price::of(profile, known.as_deref(), &demand);
+        drop(known);
         let request = Request {
+            fair: price.fair,
             class,
             tenant: caller.id,
             weight: caller.weight,
-            ..Request::new(cost, body.len() as u64, deadline)
+            ..Request::new(price.cost, body.len() as u64, deadline)
         };
+        let book = Arc::clone(&gateway.learned);
+        let study = Study { book, subject: subject.clone(), demand, counted: None };
         let Admission { max_queued, max_queued_per_tenant, .. } = config.admission;
-        Ok(Self {
+        let ask = Self {
             pool,
-            estimate,
-            least,
+            price,
+            subject,
+            capped,
             request,
             patience,
             beats,
             tenant: Arc::clone(&caller.tenant),
             max_queued,
             max_queued_per_tenant,
-        })
+        };
+        Ok((ask, study))
     }
 }
 

@@ -124,9 +124,15 @@ impl Metered {
     ) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = text(CONTENT_TYPE);
+        let mut meter = Meter::new(content_type, text(CONTENT_ENCODING));
+        let mut capped = false;
+        record.note(|facts| capped = facts.output_cap.is_some());
+        if capped {
+            meter = meter.watch_length();
+        }
         Self {
             inner: Passed::new(inner, idle),
-            meter: Meter::new(content_type, text(CONTENT_ENCODING)),
+            meter,
             sent_at,
             first_token: false,
             streamed: content_type.is_some_and(|it| it.starts_with("text/event-stream")),
@@ -160,10 +166,21 @@ impl Metered {
             None => Outcome::Completed,
         });
         let held = admitted.cost().tokens;
+        let whole = outcome == Outcome::Completed;
+        let (mut study, mut capped) = (None, false);
         record.note(|facts| {
             facts.usage = seen.usage;
+            capped = facts.output_cap.is_some();
+            facts.cut_at_cap = capped && seen.cut;
+            study = facts.study.take();
             facts.code = seen.error.as_ref().map(|error| error.code.clone());
         });
+        if capped {
+            metrics.count_capped(seen.cut);
+        }
+        if let (Some(study), Some(usage), true) = (study, seen.usage, whole) {
+            study.learn(usage, seen.cut);
+        }
         match seen.usage {
             Some(usage) => {
                 metrics.tokens_estimated.inc_by(held);

@@ -80,7 +80,10 @@ impl Forward {
             },
             Err(error) => Err(error),
         };
-        let mut response = result.unwrap_or_else(IntoResponse::into_response);
+        let mut response = match result {
+            Ok(response) => self.without_cap(response).await,
+            Err(error) => error.into_response(),
+        };
         self.finish(&mut response);
         response
     }

@@ -15,6 +15,7 @@ use crate::proxy::record::Facts;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WAIT_MS: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
 const ESTIMATED: HeaderName = HeaderName::from_static("x-tidegate-estimated-tokens");
+const OUTPUT_CAP: HeaderName = HeaderName::from_static("x-tidegate-output-cap");
 const LIMITED_BY: HeaderName = HeaderName::from_static("x-tidegate-limited-by");
 const USED: HeaderName = HeaderName::from_static("x-tidegate-used-tokens");
 const LIMIT: HeaderName = HeaderName::from_static("x-tidegate-limit");
@@ -114,6 +115,9 @@ pub(super) fn explain(headers: &mut HeaderMap, facts: &Facts) {
     let wait_ms = u64::try_from(facts.waited.as_millis()).unwrap_or(u64::MAX);
     headers.insert(WAIT_MS, wait_ms.into());
     headers.insert(ESTIMATED, facts.estimated.into());
+    if let Some(cap) = facts.output_cap {
+        headers.insert(OUTPUT_CAP, cap.into());
+    }
     let limited_by = facts.limited_by.as_deref();
     if let Some(value) = limited_by.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(LIMITED_BY, value);

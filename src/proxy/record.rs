@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::metrics::{Metrics, Outcome};
+use crate::proxy::learned::Study;
 use crate::usage::Usage;
 
 /// One request, from its arrival to its end.
@@ -40,6 +41,12 @@ pub(super) struct Facts {
     pub(super) limited_by: Option<Arc<str>>,
     /// Tokens held.
     pub(super) estimated: u64,
+    /// The output limit that the gateway put on it, for each choice.
+    pub(super) output_cap: Option<u64>,
+    /// Whether its answer ended at that limit.
+    pub(super) cut_at_cap: bool,
+    /// What its end will teach.
+    pub(super) study: Option<Study>,
     /// Tokens used.
     pub(super) usage: Option<Usage>,
     /// Whether it is at the upstream, or waits to be.
@@ -50,6 +57,30 @@ pub(super) struct Facts {
     pub(super) code: Option<String>,
     /// How it ended.
     pub(super) outcome: Option<Outcome>,
+}
+
+/// What is known of an answer that may be replaced by another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    estimated: u64,
+    output_cap: Option<u64>,
+    usage: Option<Usage>,
+    outcome: Option<Outcome>,
+}
+
+impl Facts {
+    /// What is known of the answer so far.
+    pub(super) const fn answered(&self) -> Answered {
+        let Self { estimated, output_cap, usage, outcome, .. } = *self;
+        Answered { estimated, output_cap, usage, outcome }
+    }
+
+    /// Goes back to an answer before the last.
+    pub(super) fn back_to(&mut self, answered: Answered) {
+        let Answered { estimated, output_cap, usage, outcome } = answered;
+        (self.estimated, self.output_cap) = (estimated, output_cap);
+        (self.usage, self.outcome, self.code) = (usage, outcome, None);
+    }
 }
 
 /// A random name for a request.

@@ -44,10 +44,10 @@ impl Ask {
                 "the request is estimated at {} tokens (prompt {}, output up to {}), {} at the very \
                  least, but {quota} never allows more than {limit}: lower max_completion_tokens (name \
                  it, if it is not named) or n, or shorten the prompt",
-                self.estimate.total(),
-                self.estimate.prompt,
-                self.estimate.output,
-                self.least.total(),
+                self.price.estimate.total(),
+                self.price.estimate.prompt,
+                self.price.estimate.output,
+                self.price.least.total(),
             ),
         }
     }
@@ -71,7 +71,7 @@ impl Ask {
             (Bound::Gap, _) => "gap: the one before it went a moment ago".to_owned(),
             (Bound::Backoff, _) => "backoff: the upstream is overloaded".to_owned(),
         };
-        let (cost, patience) = (self.estimate.total(), span(self.patience));
+        let (cost, patience) = (self.price.estimate.total(), span(self.patience));
         let end = match start {
             _ if waited >= self.patience => format!("was not admitted within {patience}"),
             Some(start) => {

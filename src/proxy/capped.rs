@@ -1,0 +1,107 @@
+//! Requests that are sent with an output limit of the gateway's own.
+//!
+//! The caller is always told, in a header. An answer that the limit cut may be asked for again
+//! without it, once, as long as the caller has been handed nothing of it.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use bytes::Bytes;
+
+use crate::config::{Config, OutputChoice, Profile};
+use crate::metrics::RetryReason;
+use crate::proxy::admit::{Ask, Price};
+use crate::proxy::forward::Forward;
+use crate::proxy::learned::Study;
+use crate::proxy::turn::{Carried, Turn};
+use crate::usage::{BodyKind, Calibration, Demand, OutputLimit, limit_output};
+
+/// An output limit that the caller did not ask for.
+#[derive(Clone, Debug)]
+pub(super) struct Capped {
+    /// The limit, for each choice.
+    pub(super) tokens: u64,
+    /// The body with it.
+    pub(super) body: Bytes,
+    /// The request as it came, if it may be sent so after all.
+    pub(super) original: Option<Box<Original>>,
+}
+
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub(super) struct Original {
+    demand: Demand,
+    body: Bytes,
+    price: Price,
+}
+
+impl Capped {
+    /// Puts a limit on a request, where the configuration asks for it and it can be written in.
+    pub(super) fn plan(
+        config: &Config,
+        tenant: &str,
+        profile: &Profile,
+        known: Option<&Calibration>,
+        demand: &mut Demand,
+        (kind, body): (BodyKind, &Bytes),
+    ) -> Option<Self> {
+        let choice = config.output_choices.get(tenant).copied().unwrap_or_default();
+        let policy = choice.over(OutputChoice::from(profile.output)).policy();
+        let tokens = policy.cap.of(demand, known)?;
+        let most = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
+        let capped = limit_output(kind, body, most, tokens)?;
+        let original = (policy.retry && !demand.stream).then(|| {
+            let price = Price::of(profile, known, demand);
+            Box::new(Original { demand: demand.clone(), body: body.clone(), price })
+        });
+        demand.output_limit = OutputLimit::Tokens(tokens);
+        Some(Self { tokens, body: capped.into(), original })
+    }
+}
+
+impl Ask {
+    /// Asks for what the request cost as it came; returns its body and its demand.
+    fn take_cap_off(&mut self) -> Option<(Bytes, Demand)> {
+        let original = self.capped.as_mut()?.original.take()?;
+        let Original { demand, body, price } = *original;
+        self.price = price;
+        (self.request.cost, self.request.fair) = (price.cost, price.fair);
+        self.capped = None;
+        Some((body, demand))
+    }
+}
+
+impl Forward {
+    /// The answer to hand over instead of `first`: the one without our limit, where that cut it and
+    /// there is one. Nothing of `first` has been handed over.
+    pub(super) async fn without_cap(&mut self, first: Response) -> Response {
+        // An answer that could not be read whole has not been seen to be cut.
+        let mut before = None;
+        self.record.note(|facts| before = facts.cut_at_cap.then(|| facts.answered()));
+        let (Some(before), true) = (before, first.status().is_success()) else { return first };
+        let Some((body, demand)) = self.ask.take_cap_off() else { return first };
+        self.outgoing.body = body;
+        self.gateway.metrics.count_retry(RetryReason::OutputCap);
+        let (book, subject) = (Arc::clone(&self.gateway.learned), self.ask.subject.clone());
+        let estimated = self.ask.price.estimate.total();
+        self.record.note(|facts| {
+            facts.outcome = None;
+            facts.output_cap = None;
+            facts.estimated = estimated;
+            facts.study = Some(Study { book, subject, demand, counted: None });
+        });
+        let second = match self.ask.pool.pool.ask(self.ask.request, None) {
+            // In a box: a request that is not asked for again shall not carry the room for it.
+            Ok(asked) => Some(Box::pin(self.carry(Turn::first(asked))).await),
+            Err(_) => None,
+        };
+        match second {
+            Some(Carried::Done(Ok(second))) if second.status().is_success() => second,
+            // Half an answer is of more use than none.
+            _ => {
+                self.record.note(|facts| facts.back_to(before));
+                first
+            }
+        }
+    }
+}
