@@ -198,9 +198,21 @@ async fn metered(
     let multiplexed = head.version == http::Version::HTTP_2;
     let body = ask.capped.as_ref().map_or(body, |capped| capped.body.clone());
     let outgoing = gateway.outgoing(head, path, body);
-    let forward =
+    let mut forward =
         Forward { gateway, record, ask, outgoing, multiplexed, begun: false, _memory: memory };
-    Ok(forward.run().await)
+    let mut turn = match forward.enter() {
+        Ok(turn) => turn,
+        Err(error) => return Ok(forward.finish(Err(error))),
+    };
+    Ok(match forward.carry(&mut turn).await {
+        Some(Ok(response)) => {
+            let response = forward.without_cap(response).await;
+            forward.finish(Ok(response))
+        }
+        Some(Err(error)) => forward.finish(Err(error)),
+        // It waits for long: the answer begins before there is one.
+        None => queued::begin(forward, turn),
+    })
 }
 
 /// A request that costs no quota: it is passed on and its answer passed back.

@@ -13,7 +13,7 @@ use crate::metrics::RetryReason;
 use crate::proxy::admit::{Ask, Price};
 use crate::proxy::forward::Forward;
 use crate::proxy::learned::Study;
-use crate::proxy::turn::{Carried, Turn};
+use crate::proxy::turn::Turn;
 use crate::usage::{BodyKind, Calibration, Demand, OutputLimit, limit_output};
 
 /// An output limit that the caller did not ask for.
@@ -92,11 +92,11 @@ impl Forward {
         });
         let second = match self.ask.pool.pool.ask(self.ask.request, None) {
             // In a box: a request that is not asked for again shall not carry the room for it.
-            Ok(asked) => Some(Box::pin(self.carry(Turn::first(asked))).await),
+            Ok(asked) => Box::pin(self.carry(&mut Turn::first(asked))).await,
             Err(_) => None,
         };
         match second {
-            Some(Carried::Done(Ok(second))) if second.status().is_success() => second,
+            Some(Ok(second)) if second.status().is_success() => second,
             // Half an answer is of more use than none.
             _ => {
                 self.record.note(|facts| facts.back_to(before));

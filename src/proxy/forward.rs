@@ -15,19 +15,18 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
-use crate::admission::{Admitted, Asked, Bound, Refused, Rejection};
+use crate::admission::{Admitted, Bound, Refused, Rejection};
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
 use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers::{self, Readings};
-use crate::proxy::peek::peek;
+use crate::proxy::peek::{Seen, peek};
 use crate::proxy::pump::pump;
-use crate::proxy::queued;
 use crate::proxy::read::Share;
 use crate::proxy::record::Record;
-use crate::proxy::turn::{Carried, Turn, Wait};
+use crate::proxy::turn::{Turn, Wait};
 use crate::proxy::upstream::{Failure, Outgoing};
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
 
@@ -70,63 +69,46 @@ pub(super) struct Miss {
 }
 
 impl Forward {
-    /// Answers the request: when there is something to hand over, or when it is time to tell the
-    /// caller of a stream that it waits.
-    pub(super) async fn run(mut self) -> Response {
-        let result = match self.enter() {
-            Ok(asked) => match self.carry(Turn::first(asked)).await {
-                Carried::Done(result) => result,
-                Carried::Waiting(turn) => return queued::begin(self, turn),
-            },
-            Err(error) => Err(error),
-        };
-        let mut response = match result {
-            Ok(response) => self.without_cap(response).await,
-            Err(error) => error.into_response(),
-        };
-        self.finish(&mut response);
-        response
-    }
-
     /// Takes its place in line: the one kept for it, or the last.
-    fn enter(&self) -> Result<Asked, ProxyError> {
-        let place = self.kept_place();
-        let asked = self.ask.pool.pool.ask(self.ask.request, place);
-        asked.map_err(|refused| self.refuse(refused))
+    ///
+    /// # Errors
+    ///
+    /// If there is none for it.
+    pub(super) fn enter(&self) -> Result<Turn, ProxyError> {
+        let asked = self.ask.pool.pool.ask(self.ask.request, self.kept_place());
+        asked.map(Turn::first).map_err(|refused| self.refuse(refused))
     }
 
-    /// Waits for admission and sends the request until there is an answer to hand over, or the
-    /// caller has to be told to wait on.
-    pub(super) async fn carry(&mut self, turn: Turn) -> Carried {
-        let Turn { mut wait, mut attempt, mut said } = turn;
+    /// Waits for admission and sends the request until there is an answer to hand over; `None` if
+    /// the caller has to be told first that it waits.
+    pub(super) async fn carry(&self, turn: &mut Turn) -> Option<Result<Response, ProxyError>> {
         loop {
-            let admitted = match self.wait(&mut wait).await {
-                None => return Carried::Waiting(Turn { wait, attempt, said }),
-                Some(Ok(admitted)) => admitted,
-                Some(Err(refused)) => {
+            let admitted = match self.wait(&mut turn.wait).await? {
+                Ok(admitted) => admitted,
+                Err(refused) => {
                     let own = self.refuse(refused);
                     // What the upstream said is of more use than that it cannot be asked again.
-                    return Carried::Done(match said {
+                    return Some(match turn.said.take() {
                         Some((answer, code)) => self.give_up(Ok(answer), code),
                         None => Err(own),
                     });
                 }
             };
-            self.note_admission(&admitted, attempt);
+            self.note_admission(&admitted, turn.attempt);
             let miss = match self.attempt(admitted).await {
-                Ok(response) => return Carried::Done(Ok(response)),
+                Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };
-            let Some((reason, delay)) = self.plan_retry(&miss, attempt) else {
+            let Some((reason, delay)) = self.plan_retry(&miss, turn.attempt) else {
                 miss.admitted.reject(miss.rejection);
-                return Carried::Done(self.give_up(miss.answer, miss.code));
+                return Some(self.give_up(miss.answer, miss.code));
             };
             self.gateway.metrics.count_retry(reason);
             self.record.note(|facts| facts.at_upstream = false);
-            attempt += 1;
             let Miss { admitted, answer, rejection, code, .. } = miss;
-            said = answer.ok().map(|answer| (answer, code));
-            wait = Wait::Again(self.again(admitted, rejection, reason, delay));
+            turn.attempt += 1;
+            turn.said = answer.ok().map(|answer| (answer, code));
+            turn.wait = Wait::Again(self.again(admitted, rejection, reason, delay));
         }
     }
 
@@ -223,14 +205,18 @@ impl Forward {
             admitted.observe(Readings::of(&head.headers).iter());
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
-            let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
-            let body = self.hand_over(body).await;
-            return Ok(Response::from_parts(head, body));
+            let mut body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
+            let ahead = if self.begun || body.is_stream() {
+                None
+            } else {
+                Some(peek(&mut body, READ_AHEAD, READ_AHEAD_FOR).await)
+            };
+            return Ok(Response::from_parts(head, self.hand_over(body, ahead)));
         }
-        let body = Passed::new(body, self.gateway.config.upstream.idle_timeout);
+        let mut body = Passed::new(body, self.gateway.config.upstream.idle_timeout);
         let (seen, body) = if needs_body(head.status) {
-            let peeked = peek(body, LONGEST_ERROR, Duration::MAX).await;
-            (peeked.seen(), peeked.into_body())
+            let seen = peek(&mut body, LONGEST_ERROR, Duration::MAX).await;
+            (seen.bytes.clone(), seen.and_rest(body))
         } else {
             (Bytes::new(), Body::new(body))
         };
@@ -250,13 +236,11 @@ impl Forward {
     }
 
     /// The body of a success: read already if it is short and whole, else as it comes.
-    async fn hand_over(&self, body: Metered) -> Body {
-        if self.begun || body.is_stream() {
-            return self.as_it_comes(body);
-        }
-        match peek(body, READ_AHEAD, READ_AHEAD_FOR).await.into_whole() {
-            Ok(whole) => Body::from(whole),
-            Err(peeked) => self.as_it_comes(peeked),
+    fn hand_over(&self, body: Metered, ahead: Option<Seen>) -> Body {
+        match ahead {
+            None => self.as_it_comes(body),
+            Some(seen) if seen.is_whole() => Body::from(seen.bytes),
+            Some(seen) => self.as_it_comes(seen.before(body)),
         }
     }
 
@@ -285,11 +269,13 @@ impl Forward {
         answer
     }
 
-    /// Adds the rate-limit and explaining headers of an answer that went through a pool.
-    pub(super) fn finish(&self, response: &mut Response) {
+    /// The answer to the caller, with its rate-limit and explaining headers.
+    pub(super) fn finish(&self, result: Result<Response, ProxyError>) -> Response {
+        let mut response = result.unwrap_or_else(IntoResponse::into_response);
         let headers: &mut HeaderMap = response.headers_mut();
         headers::fill_rate_limits(headers, &self.ask.pool.pool);
         self.record.note(|facts| headers::explain(headers, facts));
+        response
     }
 }
 

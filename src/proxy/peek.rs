@@ -13,24 +13,24 @@ use tokio::time::{Instant, Sleep};
 
 use crate::proxy::body::{BREAK_AFTER, Broken};
 
-/// A body of which the first part has been read; as a body it is what it was before.
-pub(super) struct Peeked<B> {
-    seen: Bytes,
-    then: Then<B>,
+/// The first part of a body.
+pub(super) struct Seen {
+    pub(super) bytes: Bytes,
+    then: Then,
 }
 
-/// What comes after the part that was read.
-enum Then<B> {
+/// What comes after it.
+enum Then {
     /// Nothing: the body has ended.
     End,
     /// The same broken end, once what came before has had time to reach the caller.
     Broken(Option<Broken>, Option<Pin<Box<Sleep>>>),
     /// More of it.
-    More(B),
+    More,
 }
 
 /// Reads up to about `most` bytes of a body, or for about as long as `patience`.
-pub(super) async fn peek<B>(mut body: B, most: usize, patience: Duration) -> Peeked<B>
+pub(super) async fn peek<B>(body: &mut B, most: usize, patience: Duration) -> Seen
 where
     B: HttpBody<Data = Bytes, Error = Broken> + Unpin,
 {
@@ -39,7 +39,7 @@ where
     let (mut first, mut seen) = (Bytes::new(), BytesMut::new());
     let then = loop {
         if first.len().max(seen.len()) > most {
-            break Then::More(body);
+            break Then::More;
         }
         match body.frame().await {
             None => break Then::End,
@@ -59,37 +59,38 @@ where
                     seen.extend_from_slice(&data);
                 }
                 if began.elapsed() > patience {
-                    break Then::More(body);
+                    break Then::More;
                 }
             }
         }
     };
-    Peeked { seen: if seen.is_empty() { first } else { seen.freeze() }, then }
+    Seen { bytes: if seen.is_empty() { first } else { seen.freeze() }, then }
 }
 
-impl<B> Peeked<B> {
-    /// What was read.
-    pub(super) fn seen(&self) -> Bytes {
-        self.seen.clone()
+impl Seen {
+    /// Whether it is all of the body, which ended as it should.
+    pub(super) const fn is_whole(&self) -> bool {
+        matches!(self.then, Then::End)
     }
 
-    /// The whole body, if it has ended as it should.
-    pub(super) fn into_whole(self) -> Result<Bytes, Self> {
-        match self.then {
-            Then::End => Ok(self.seen),
-            then => Err(Self { then, ..self }),
-        }
+    /// The body as it was: this part and then `rest`, which it was read from.
+    pub(super) const fn before<B>(self, rest: B) -> Peeked<B> {
+        Peeked { seen: self, rest }
+    }
+
+    /// [`Self::before`], as what an answer takes.
+    pub(super) fn and_rest<B>(self, rest: B) -> Body
+    where
+        B: HttpBody<Data = Bytes, Error = Broken> + Send + Unpin + 'static,
+    {
+        if self.is_whole() { Body::from(self.bytes) } else { Body::new(self.before(rest)) }
     }
 }
 
-impl<B> Peeked<B>
-where
-    B: HttpBody<Data = Bytes, Error = Broken> + Send + Unpin + 'static,
-{
-    /// The body as it was.
-    pub(super) fn into_body(self) -> Body {
-        self.into_whole().map_or_else(Body::new, Body::from)
-    }
+/// A body of which the first part has been read; as a body it is what it was before.
+pub(super) struct Peeked<B> {
+    seen: Seen,
+    rest: B,
 }
 
 impl<B: HttpBody<Data = Bytes, Error = Broken> + Unpin> HttpBody for Peeked<B> {
@@ -100,27 +101,28 @@ impl<B: HttpBody<Data = Bytes, Error = Broken> + Unpin> HttpBody for Peeked<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if !self.seen.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.seen)))));
+        let Self { seen, rest } = &mut *self;
+        if !seen.bytes.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut seen.bytes)))));
         }
-        match &mut self.then {
+        match &mut seen.then {
             Then::End => Poll::Ready(None),
             Then::Broken(error, sleep) => {
                 let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(BREAK_AFTER)));
                 ready!(sleep.as_mut().poll(cx));
                 Poll::Ready(error.take().map(Err))
             }
-            Then::More(body) => Pin::new(body).poll_frame(cx),
+            Then::More => Pin::new(rest).poll_frame(cx),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let mut hint = match &self.then {
+        let mut hint = match &self.seen.then {
             Then::End => SizeHint::with_exact(0),
             Then::Broken(..) => return SizeHint::default(),
-            Then::More(body) => body.size_hint(),
+            Then::More => self.rest.size_hint(),
         };
-        let seen = self.seen.len() as u64;
+        let seen = self.seen.bytes.len() as u64;
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(seen));
         }

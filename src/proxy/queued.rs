@@ -38,7 +38,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::forward::Forward;
 use crate::proxy::pump::pump;
 use crate::proxy::record::Record;
-use crate::proxy::turn::{Carried, Turn};
+use crate::proxy::turn::Turn;
 use crate::usage::Demand;
 
 /// Proxies of the nginx family hold an answer back until their buffer is full, unless it says not to.
@@ -90,8 +90,7 @@ pub(super) fn begin(mut forward: Forward, turn: Turn) -> Response {
     let status = Status { pool: Arc::clone(&forward.ask.pool), record: Arc::clone(&record) };
     status.note();
     let every = forward.ask.beats.map_or(gateway.config.admission.heartbeat_every, |it| it.every);
-    let mut response = Response::new(Body::empty());
-    forward.finish(&mut response);
+    let mut response = forward.finish(Ok(Response::new(Body::empty())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
@@ -120,24 +119,24 @@ enum Next {
 }
 
 /// Takes a request from where it stands to its answer, whatever happens.
-async fn go_on(mut forward: Forward, turn: Turn) -> Next {
+async fn go_on(forward: Forward, mut turn: Turn) -> Next {
     let record = Arc::clone(&forward.record);
     let id = record.id().as_str();
-    let result = AssertUnwindSafe(forward.carry(turn)).catch_unwind().await;
+    let result = AssertUnwindSafe(forward.carry(&mut turn)).catch_unwind().await;
     let own = match result {
-        Ok(Carried::Done(Ok(answer))) if !answer.status().is_success() => {
+        Ok(Some(Ok(answer))) if !answer.status().is_success() => {
             return Next::Error(event::upstream(answer, id).await);
         }
-        Ok(Carried::Done(Ok(answer))) if can_follow(answer.headers()) => {
+        Ok(Some(Ok(answer))) if can_follow(answer.headers()) => {
             return Next::Events(answer.into_body());
         }
-        Ok(Carried::Done(Ok(_))) => {
+        Ok(Some(Ok(_))) => {
             record.end(Outcome::UpstreamError);
             ProxyError::NoStream
         }
-        Ok(Carried::Done(Err(error))) => error,
+        Ok(Some(Err(error))) => error,
         // The caller has been told already.
-        Ok(Carried::Waiting(_)) => ProxyError::Internal,
+        Ok(None) => ProxyError::Internal,
         Err(_) => {
             tracing::error!("a request handler panicked");
             ProxyError::Internal

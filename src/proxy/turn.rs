@@ -12,7 +12,6 @@ use tower::retry::budget::Budget as _;
 use crate::admission::{Admitted, Asked, Refused, Rejection, Waiting};
 use crate::config;
 use crate::metrics::RetryReason;
-use crate::proxy::error::ProxyError;
 use crate::proxy::forward::{Forward, Miss};
 
 /// A wait for admission that can be moved, and gone on with elsewhere.
@@ -32,14 +31,6 @@ pub(super) struct Turn {
     pub(super) attempt: u32,
     /// The upstream's last answer and its error code, if it gave one.
     pub(super) said: Option<(Response, Option<String>)>,
-}
-
-/// How far a request has come.
-pub(super) enum Carried {
-    /// There is an answer.
-    Done(Result<Response, ProxyError>),
-    /// It waits, and the caller has to be told.
-    Waiting(Turn),
 }
 
 impl Turn {

@@ -131,7 +131,8 @@ impl State {
     /// What it says of a quota comes after what it says of the request: a hold that is given back is
     /// no quota to spend. Returns the place for it to come back to.
     pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) -> Place {
-        let (place, cost) = (self.scheduler.release(grant.charge, grant.place), grant.cost());
+        let cost = grant.cost();
+        let place = self.scheduler.release(grant.charge, grant.place);
         match grant.held {
             Held::There(sent) if !rejection.charged => {
                 self.in_flight = self.in_flight.saturating_sub(1);

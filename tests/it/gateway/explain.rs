@@ -19,7 +19,7 @@ const JSON: &str = "content-type: application/json\r\n";
 
 fn chunked(headers: &str, pieces: &[&[u8]]) -> Vec<u8> {
     let head = format!("HTTP/1.1 200 OK\r\n{headers}transfer-encoding: chunked\r\n\r\n");
-    let pieces = pieces.iter().flat_map(|piece| chunk(piece));
+    let pieces = pieces.iter().flat_map(chunk);
     head.bytes().chain(pieces).chain(LAST_CHUNK.iter().copied()).collect()
 }
 
