@@ -11,6 +11,7 @@
 //! - A place is given back once, to the tenant it was kept for, and not after its time.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::time::Timestamp;
@@ -20,6 +21,8 @@ use crate::time::Timestamp;
 pub struct Twin {
     /// Who asks.
     pub tenant: Arc<str>,
+    /// Bytes of the body: tells most apart without a digest.
+    pub length: u64,
     /// A digest of the body's bytes that callers cannot steer into another's.
     pub body: [u8; 16],
 }
@@ -33,6 +36,8 @@ pub struct Kept<P> {
     order: BTreeMap<Order, Twin>,
     /// How many each tenant has; no zeros.
     counts: HashMap<Arc<str>, usize>,
+    /// How many there are for bodies of each length; no zeros.
+    lengths: HashMap<u64, usize>,
     next: u64,
 }
 
@@ -47,6 +52,7 @@ impl<P: Copy + Ord> Kept<P> {
             places: HashMap::new(),
             order: BTreeMap::new(),
             counts: HashMap::new(),
+            lengths: HashMap::new(),
             next: 0,
         }
     }
@@ -64,6 +70,7 @@ impl<P: Copy + Ord> Kept<P> {
         self.next += 1;
         let order = (until, self.next);
         *self.counts.entry(Arc::clone(&twin.tenant)).or_default() += 1;
+        *self.lengths.entry(twin.length).or_default() += 1;
         self.order.insert(order, twin.clone());
         self.places.insert(twin, (better, order));
     }
@@ -72,6 +79,11 @@ impl<P: Copy + Ord> Kept<P> {
     pub fn take(&mut self, twin: &Twin, now: Timestamp) -> Option<P> {
         self.expire(now);
         self.remove(twin)
+    }
+
+    /// Whether a request with a body of this length may have one, so that a digest is worth its time.
+    pub fn may_have(&self, length: u64) -> bool {
+        self.lengths.contains_key(&length)
     }
 
     /// Whether none is kept; some of those that are may have expired.
@@ -94,12 +106,8 @@ impl<P: Copy + Ord> Kept<P> {
     fn remove(&mut self, twin: &Twin) -> Option<P> {
         let (place, order) = self.places.remove(twin)?;
         self.order.remove(&order);
-        if let Some(count) = self.counts.get_mut(&twin.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&twin.tenant);
-            }
-        }
+        take_one(&mut self.counts, &twin.tenant);
+        take_one(&mut self.lengths, &twin.length);
         Some(place)
     }
 
@@ -115,6 +123,16 @@ impl<P: Copy + Ord> Kept<P> {
     }
 }
 
+/// Counts one less; a count of zero is none.
+fn take_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -122,7 +140,8 @@ mod tests {
     use super::*;
 
     fn twin(tenant: u8, body: u8) -> Twin {
-        Twin { tenant: format!("t{tenant}").into(), body: [body; 16] }
+        let length = u64::from(body / 2);
+        Twin { tenant: format!("t{tenant}").into(), length, body: [body; 16] }
     }
 
     fn at(nanos: u64) -> Timestamp {
@@ -137,10 +156,11 @@ mod tests {
         }
         assert_eq!(kept.take(&twin(4, 7), at(1)), None, "a stranger with the same body");
         assert_eq!(kept.take(&twin(1, 8), at(1)), None, "another body");
+        assert!(kept.may_have(3) && !kept.may_have(4), "of another length");
         assert_eq!(kept.take(&twin(1, 7), at(9)), Some(1));
         assert_eq!(kept.take(&twin(1, 7), at(9)), None, "only once");
         assert_eq!(kept.take(&twin(2, 7), at(10)), None, "too late");
-        assert!(kept.is_empty(), "what has expired is gone");
+        assert!(kept.is_empty() && !kept.may_have(3), "what has expired is gone");
         kept.keep(twin(1, 7), 1, at(10), at(10));
         assert!(kept.is_empty(), "kept for no time");
     }
@@ -193,6 +213,8 @@ mod tests {
                 prop_assert_eq!(kept.len(), model.len());
                 prop_assert_eq!(kept.order.len(), model.len());
                 prop_assert_eq!(kept.counts.values().sum::<usize>(), model.len());
+                prop_assert_eq!(kept.lengths.values().sum::<usize>(), model.len());
+                prop_assert!(model.keys().all(|twin| kept.may_have(twin.length)));
             }
         }
 

@@ -11,8 +11,7 @@ impl Forward {
     /// The place kept for this request, if it was refused a moment ago.
     pub(super) fn kept_place(&self) -> Option<Place> {
         let named = &self.ask.pool;
-        // Where nobody was refused, nothing is digested.
-        if named.kept.lock().is_empty() {
+        if !named.kept.lock().may_have(self.outgoing.body.len() as u64) {
             return None;
         }
         let twin = self.twin();
@@ -37,6 +36,7 @@ impl Forward {
         let digest = Sha256::digest(&self.outgoing.body);
         let mut body = [0; 16];
         body.copy_from_slice(&digest[..16]);
-        Twin { tenant: self.ask.tenant.clone(), body }
+        let length = self.outgoing.body.len() as u64;
+        Twin { tenant: self.ask.tenant.clone(), length, body }
     }
 }
