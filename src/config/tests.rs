@@ -160,6 +160,30 @@ fn a_configuration_that_limits_nothing_is_an_error() {
 }
 
 #[test]
+fn politeness_can_be_switched_off_and_is_told_what_makes_no_sense() {
+    let quiet = with(&[
+        ("TIDEGATE_ADMISSION_HEARTBEAT_AFTER", "0s"),
+        ("TIDEGATE_ADMISSION_KEEP_PLACE", "0s"),
+    ])
+    .unwrap();
+    assert!(quiet.admission.heartbeat_after.is_zero() && quiet.admission.keep_place.is_zero());
+    let text = format!(
+        "{DEFAULT_FILE}\n[admission]\nheartbeat_every = \"0s\"\nkeep_place = 60\n\
+         [[keys]]\nname = \"a\"\nheartbeats = \"no\"\n"
+    );
+    let shown = parse(&text).unwrap_err().to_string();
+    for expected in [
+        "admission.heartbeat_every",
+        "must be above zero",
+        "admission.keep_place",
+        "a duration with its unit is expected",
+        "keys[0].heartbeats",
+    ] {
+        assert!(shown.contains(expected), "no {expected:?} in\n{shown}");
+    }
+}
+
+#[test]
 fn the_environment_wins_over_the_file_and_flags_over_both() {
     let config = with(&[
         ("CEREBRAS_API_KEY", "key"),
