@@ -11,6 +11,7 @@ mod passing;
 mod paths;
 mod places;
 mod polite;
+mod polite_ends;
 mod process;
 mod refused;
 mod retries;

@@ -1,4 +1,4 @@
-//! Waiting politely: streams that are kept alive while they wait, and what becomes of them.
+//! Waiting politely: streams that are kept alive while they wait, and who gets them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,8 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::Value;
-use tidegate::server::Ended;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,38 +15,39 @@ use crate::support::wire::{Answer, Wire, chat};
 use crate::support::{Gateway, flat, hello, with};
 
 /// One at a time, and a sign of life soon.
-const POLITE: &str = "models.\"*\".max_concurrent = 1\nretry.max_attempts = 1\n\
+pub(super) const POLITE: &str = "models.\"*\".max_concurrent = 1\nretry.max_attempts = 1\n\
     [admission]\nheartbeat_after = \"40ms\"\nheartbeat_every = \"40ms\"\n";
 /// One at a time, and a sign of life long after the test.
 const LATE: &str = "models.\"*\".max_concurrent = 1\n";
 
 /// A stream with a comment of its own and both line ends.
-const EVENTS: &str = ": theirs\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\r\n\r\n\
+pub(super) const EVENTS: &str = ": theirs\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\r\n\r\n\
     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4,\
     \"total_tokens\":7}}\n\ndata: [DONE]\n\n";
 
-const HALF_A_HEAD: &[u8] = b"HTTP/1.1 ";
+/// An answer after which the connection ends.
+pub(super) const HALF_A_HEAD: &[u8] = b"HTTP/1.1 ";
 
-fn events(headers: &str) -> Vec<u8> {
+pub(super) fn events(headers: &str) -> Vec<u8> {
     let head = STREAM_HEAD.replace("\r\n\r\n", &format!("\r\nx-theirs: 1\r\n{headers}\r\n"));
     [head.as_bytes(), &chunk(EVENTS), LAST_CHUNK].concat()
 }
 
-fn stream_body() -> String {
+pub(super) fn stream_body() -> String {
     with(hello(), "stream", true).to_string()
 }
 
 /// An upstream that holds its first request back until it is told, and answers all later ones with
 /// these bytes; with a gateway in front, and the first request under way.
-struct Held {
-    upstream: Upstream,
-    release: Arc<Notify>,
-    gateway: Gateway,
+pub(super) struct Held {
+    pub(super) upstream: Upstream,
+    pub(super) release: Arc<Notify>,
+    pub(super) gateway: Gateway,
     first: Wire,
 }
 
 impl Held {
-    async fn start(answer: impl Into<Arc<[u8]>>, changes: &str) -> Self {
+    pub(super) async fn start(answer: impl Into<Arc<[u8]>>, changes: &str) -> Self {
         Self::start_as(answer, changes, "").await
     }
 
@@ -76,26 +75,26 @@ impl Held {
     }
 
     /// A streamed request that waits.
-    async fn second(&self, headers: &str) -> Wire {
+    pub(super) async fn second(&self, headers: &str) -> Wire {
         let wire = Wire::open(self.gateway.api, chat(headers, stream_body())).await;
         self.gateway.wait_queued(1).await;
         wire
     }
 
     /// Lets the first go, so that the second can.
-    async fn release(&mut self) {
+    pub(super) async fn release(&mut self) {
         self.release.notify_one();
         assert_eq!(self.first.answer().await.status, 200);
     }
 
-    async fn close(self) {
+    pub(super) async fn close(self) {
         drop(self.first);
         self.gateway.close().await;
     }
 }
 
 /// Reads a head and `count` comments, and checks what they look like.
-async fn comments(wire: &mut Wire, count: usize) -> Answer {
+pub(super) async fn comments(wire: &mut Wire, count: usize) -> Answer {
     let head = wire.head().await.expect("a head");
     assert_eq!(head.status, 200);
     for _ in 0..count {
@@ -112,7 +111,7 @@ fn is_comment(data: &[u8]) {
 }
 
 /// What is left of a stream once its comments are taken off.
-async fn after_comments(wire: &mut Wire) -> String {
+pub(super) async fn after_comments(wire: &mut Wire) -> String {
     let mut rest = String::new();
     loop {
         let data = wire.chunk().await.expect("the stream ends as it should");
@@ -125,18 +124,6 @@ async fn after_comments(wire: &mut Wire) -> String {
             rest += std::str::from_utf8(&data).expect("text");
         }
     }
-}
-
-/// The one error event that is all of `text`: its status and its error.
-fn error_event(text: &str) -> (u64, Value) {
-    let data = text.strip_prefix("data: ").and_then(|it| it.strip_suffix("\n\n"));
-    let event: Value = data.and_then(|it| serde_json::from_str(it).ok()).unwrap_or_default();
-    let mut error = event["error"].clone();
-    let id = error.as_object_mut().and_then(|it| it.remove("id"));
-    assert!(id.is_some_and(|it| it.is_string()), "{text}");
-    let code = error["code"].as_str().expect("a string").to_owned();
-    flat(&error.to_string(), &code);
-    (event["status_code"].as_u64().expect("a status"), error)
 }
 
 #[tokio::test]
@@ -206,137 +193,6 @@ async fn a_stream_over_http_2_is_kept_alive_too() {
     drop(sender);
     held.close().await;
     connection.abort();
-}
-
-#[tokio::test]
-async fn a_caller_over_http_2_that_takes_no_comments_loses_its_place() {
-    let changes = format!("server.write_timeout = \"200ms\"\n{POLITE}");
-    let mut held = Held::start(events(""), &changes).await;
-    let socket = tokio::net::TcpStream::connect(held.gateway.api).await.expect("it listens");
-    // Too small for one comment, and never opened.
-    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(8)
-        .handshake(TokioIo::new(socket))
-        .await
-        .expect("HTTP/2");
-    let connection = tokio::spawn(connection);
-    let request = http::Request::post(held.gateway.url("/v1/chat/completions"))
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(stream_body())))
-        .expect("a request");
-    let stuck = sender.send_request(request).await.expect("a head before its turn");
-    assert_eq!(stuck.status(), 200);
-    held.gateway.wait_metric("tidegate_requests_total{outcome=\"client_gone\"}", 1.0).await;
-    held.gateway.wait_queued(0).await;
-    held.release().await;
-    held.upstream.last_of(1);
-    drop((stuck, sender));
-    held.close().await;
-    connection.abort();
-}
-
-#[tokio::test]
-async fn one_that_hangs_up_between_two_comments_leaves_no_trace() {
-    let mut held = Held::start(events(""), POLITE).await;
-    let mut wire = held.second("").await;
-    comments(&mut wire, 2).await;
-    drop(wire);
-    held.gateway.wait_queued(0).await;
-    held.gateway.wait_metric("tidegate_requests_total{outcome=\"client_gone\"}", 1.0).await;
-    held.release().await;
-    assert_eq!(held.gateway.spent().await, (1, 7));
-    held.upstream.last_of(1);
-    held.close().await;
-}
-
-#[tokio::test]
-async fn what_fails_later_is_the_upstreams_error_event() {
-    let json = "content-type: application/json\r\n";
-    let pay = r#"{"message":"Pay","type":"payment_required_error","param":"quota","code":"payment_required"}"#;
-    let nested = r#"{"error":{"message":"No","type":"t","param":null,"code":"c"}}"#;
-    let html = "content-type: text/html\r\n";
-    for (bytes, status, code, message, outcome) in [
-        (
-            answer("402 Payment Required", json, pay),
-            402,
-            "payment_required",
-            "Pay",
-            "upstream_error",
-        ),
-        (answer("500 Oh", json, nested), 500, "c", "No", "upstream_error"),
-        (
-            answer("403 Forbidden", html, "error code: 1010"),
-            403,
-            "",
-            "the upstream answered 403: error code: 1010",
-            "upstream_error",
-        ),
-        (
-            HALF_A_HEAD.to_vec(),
-            502,
-            "upstream_broken",
-            "the upstream broke off before it answered",
-            "upstream_unavailable",
-        ),
-        (
-            completion(),
-            502,
-            "upstream_protocol",
-            "the upstream did not answer with a stream that can be passed on",
-            "upstream_error",
-        ),
-        (
-            events("content-encoding: gzip\r\n"),
-            502,
-            "upstream_protocol",
-            "the upstream did not answer with a stream that can be passed on",
-            "upstream_error",
-        ),
-    ] {
-        let what = String::from_utf8_lossy(&bytes).into_owned();
-        let mut held = Held::start(bytes, POLITE).await;
-        let mut wire = held.second("").await;
-        comments(&mut wire, 1).await;
-        held.release().await;
-        let (seen, error) = error_event(&after_comments(&mut wire).await);
-        assert_eq!((seen, error["code"].as_str()), (status, Some(code)), "{what}");
-        assert_eq!(error["message"], message, "{what}");
-        held.gateway.settled().await;
-        assert!((held.gateway.outcome(outcome).await - 1.0).abs() < 0.1, "{what}");
-        wire.send(chat("", "{")).await;
-        assert_eq!(wire.answer().await.status, 400, "the connection is whole: {what}");
-        held.close().await;
-    }
-}
-
-#[tokio::test]
-async fn a_deadline_that_passes_is_told_in_the_stream() {
-    let held = Held::start(events(""), POLITE).await;
-    let began = Instant::now();
-    let mut wire = held.second("x-tidegate-max-wait: 250ms\r\n").await;
-    comments(&mut wire, 1).await;
-    let (status, error) = error_event(&after_comments(&mut wire).await);
-    assert!((250..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
-    assert_eq!((status, error["code"].as_str()), (429, Some("wait_exceeded")));
-    let message = error["message"].as_str().expect("text");
-    assert!(message.contains("was not admitted within 250ms; come back in"), "{message}");
-    assert!((held.gateway.outcome("wait_exceeded").await - 1.0).abs() < 0.1);
-    held.upstream.last_of(1);
-    held.release.notify_one();
-    held.close().await;
-}
-
-#[tokio::test]
-async fn a_drain_is_told_in_the_stream_and_ends_it() {
-    let mut held = Held::start(events(""), POLITE).await;
-    let mut wire = held.second("").await;
-    comments(&mut wire, 1).await;
-    held.gateway.stop.cancel();
-    let (status, error) = error_event(&after_comments(&mut wire).await);
-    assert_eq!((status, error["code"].as_str()), (503, Some("draining")));
-    held.release().await;
-    held.upstream.last_of(1);
-    assert_eq!(held.gateway.ended().await, Ended::Drained);
 }
 
 #[tokio::test]
