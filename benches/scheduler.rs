@@ -24,7 +24,11 @@ struct Line {
 
 impl Line {
     fn new(waiting: usize, tenants: u64) -> Self {
-        let classes = [(0, 500), (1, 250), (2, 50)].map(|(rank, share)| ClassRule { rank, share });
+        let classes = [(0, 500), (1, 250), (2, 50)].map(|(rank, share)| ClassRule {
+            rank,
+            share,
+            paced: false,
+        });
         let rng = fastrand::Rng::with_seed(1);
         let now = Timestamp::from_nanos(1_772_064_000_000_000_000);
         let scheduler = Scheduler::new(&classes);

@@ -175,6 +175,21 @@ impl<T> Scheduler<T> {
         self.slots.fill(class, place, entry, lane, item)
     }
 
+    /// Whether the requests of a class keep to the spread of long windows.
+    pub fn is_paced(&self, class: usize) -> bool {
+        self.classes.is_paced(class.min(self.lanes.len() - 1))
+    }
+
+    /// Passes a class over: whatever waits in it has to wait for longer than others need to.
+    pub fn hold_back(&mut self, class: usize) {
+        self.classes.hold_back(class);
+    }
+
+    /// Passes no class over any more.
+    pub fn let_all_go(&mut self) {
+        self.classes.let_all_go();
+    }
+
     /// Whose turn it is.
     pub fn head(&self) -> Option<(Ticket, &Entry)> {
         let class = self.classes.next()?;

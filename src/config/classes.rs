@@ -12,8 +12,8 @@ use crate::admission::ClassRule;
 const MOST: usize = 8;
 
 /// The classes that are there unless some are configured; see `config/full.toml` for the shares.
-const DEFAULTS: [(&str, u32, u16); 3] =
-    [("interactive", 0, 500), ("standard", 1, 250), ("batch", 2, 50)];
+const DEFAULTS: [(&str, u32, u16, bool); 3] =
+    [("interactive", 0, 500, false), ("standard", 1, 250, false), ("batch", 2, 50, true)];
 
 /// The class of requests that name none, unless configured.
 pub(super) const DEFAULT: &str = "standard";
@@ -83,9 +83,9 @@ pub(super) fn classes(mut section: Section<'_>) -> Classes {
 }
 
 fn defaults() -> Vec<Class> {
-    let class = |(name, rank, share): (&str, u32, u16)| Class {
+    let class = |(name, rank, share, paced): (&str, u32, u16, bool)| Class {
         name: name.into(),
-        rule: ClassRule { rank, share },
+        rule: ClassRule { rank, share, paced },
     };
     DEFAULTS.map(class).into()
 }
@@ -100,8 +100,9 @@ fn listed(section: &Section<'_>, tables: Table) -> Vec<Class> {
         }
         let rank = own.require("rank").unwrap_or_default();
         let Share(share) = own.get_or("share", Share(0));
+        let paced = own.get_or("paced", false);
         own.finish();
-        all.push(Class { name: name.into(), rule: ClassRule { rank, share } });
+        all.push(Class { name: name.into(), rule: ClassRule { rank, share, paced } });
     }
     all
 }

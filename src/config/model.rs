@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::section::Section;
 use super::sizing::{Learning, OutputChoice};
 use super::source::{Node, Problem, Table};
-use super::value::{Milli, Part};
+use super::value::{Milli, Share};
 use crate::limit::{Constraint, Learn, Mode, Spread, Unit};
 use crate::usage::{EstimateRule, OutputPolicy, Tokenizer};
 
@@ -292,7 +292,7 @@ fn limit(section: &mut Section<'_>) -> Option<Constraint> {
             None
         }
     };
-    let [even, reserve] = ["spread", "reserve"].map(|key| section.get_or(key, Part(0)).0);
+    let [even, reserve] = ["spread", "reserve"].map(|key| section.get_or(key, Share(0)).0);
     let (unit, limit, per, mode) = (unit?, limit?, per?, mode?);
     let (learn, spread) = (learn?, Spread { even, reserve });
     let name = name.unwrap_or_else(|| window_name(per));

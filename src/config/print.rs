@@ -118,7 +118,8 @@ pub(super) fn to_toml(config: &Config) -> String {
 
 fn class(class: &Class) -> Value {
     let share = Value::Float(f64::from(class.rule.share) / 1_000.0);
-    table([("rank", int(class.rule.rank)), ("share", share)])
+    let paced = Value::Boolean(class.rule.paced);
+    table([("rank", int(class.rule.rank)), ("share", share), ("paced", paced)])
 }
 
 fn profile(profile: &Profile) -> Value {

@@ -250,23 +250,3 @@ fn shown(kind: &Kind) -> String {
         kind => kind.describe(),
     }
 }
-
-/// A part of a whole, in thousandths: 0 to 1000.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part(pub(super) u16);
-
-impl FromNode for Part {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 1000")]
-    fn from_node(node: Node) -> Result<Self, String> {
-        let number = match &node.kind {
-            Kind::Float(number) => Some(*number),
-            Kind::Integer(0) => Some(0.0),
-            Kind::Integer(1) => Some(1.0),
-            Kind::Untyped(text) => text.parse().ok(),
-            _ => None,
-        };
-        let part = number.filter(|part| (0.0..=1.0).contains(part));
-        part.map(|part| Self((part * 1_000.0).round() as u16))
-            .ok_or_else(|| format!("a part between 0 and 1 is expected, got {}", shown(&node.kind)))
-    }
-}

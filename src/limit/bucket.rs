@@ -3,10 +3,8 @@
 //! The level counts in units x window nanoseconds, so a refill of `limit / window` units per
 //! nanosecond is the integer `limit`, and no rounding error can build up over any length of time.
 
-use std::time::Duration;
-
 use crate::limit::Constraint;
-use crate::time::{Timestamp, nanos};
+use crate::time::Timestamp;
 
 /// The state of one continuously refilled quota.
 #[derive(Clone, Debug)]
@@ -54,11 +52,9 @@ impl Bucket {
         Timestamp::from_nanos(self.at.as_nanos().saturating_add(nanos))
     }
 
-    /// Empties the bucket: the upstream said that there is no room for `units`. It need not be quite
-    /// empty: they may be tried again after `at_most`.
-    pub(super) fn drain(&mut self, quota: &Constraint, units: i128, at_most: Duration) {
-        let earned = i128::from(nanos(at_most)) * i128::from(quota.limit());
-        self.level = self.level.min((scaled(quota, units) - earned).max(0));
+    /// Empties the bucket: the upstream said that nothing is left.
+    pub(super) fn drain(&mut self) {
+        self.level = self.level.min(0);
     }
 
     /// Sets the level to `units`: what the upstream's own word says is there at least.

@@ -172,7 +172,7 @@ impl Ledger {
     pub fn hold_as(&mut self, cost: Cost, paced: bool, now: Timestamp) -> Result<Hold, Denied> {
         self.check_as(cost, paced, now)?;
         for window in &mut self.windows {
-            window.hold(cost.of(window.quota().unit()));
+            window.hold(cost.of(window.quota().unit()), now);
         }
         self.sent += 1;
         self.count(cost, |ledger, unit, units| {

@@ -26,10 +26,6 @@ use crate::limit::pace::{Burn, Pace};
 use crate::limit::reading::Headers;
 use crate::time::Timestamp;
 
-/// A quota of which the upstream says that it is used up is tried again after so long at the latest,
-/// however slowly it refills: what it was used by is not known, nor when that comes back.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
-
 /// A constraint with its state.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
@@ -60,6 +56,8 @@ pub(super) struct Window {
     headers: Headers,
     foreign: Foreign,
     evidence: Evidence,
+    /// When one request may go even if there seems to be no room for it.
+    ask_at: Option<Timestamp>,
     pace: Option<Pace>,
     burn: Burn,
     /// Whether the upstream has ever shown it.
@@ -115,6 +113,7 @@ impl Window {
             headers: Headers::default(),
             foreign: Foreign::default(),
             evidence: Evidence::default(),
+            ask_at: None,
             pace: Pace::of(&quota, empty, now),
             burn: Burn::default(),
             seen: false,
@@ -192,8 +191,9 @@ impl Window {
     }
 
     /// Holds `units`, which must have been found to have room.
-    pub(super) fn hold(&mut self, units: u64) {
+    pub(super) fn hold(&mut self, units: u64, now: Timestamp) {
         let units = i128::from(units);
+        self.ask_at = self.ask_at.filter(|at| now < *at);
         self.held += units;
         self.spend(units);
         self.bucket.add(&self.quota, -units, self.held);
@@ -263,9 +263,11 @@ impl Window {
         self.quota.unit() == Unit::Requests
     }
 
-    /// Takes the upstream's word that there is no room for `units` now.
-    pub(super) fn drain(&mut self, units: u64) {
-        self.bucket.drain(&self.quota, i128::from(units), ASK_AGAIN);
+    /// Takes the upstream's word that nothing is left now; and that it is worth asking again at an
+    /// instant, whatever is known of the level then.
+    pub(super) fn drain(&mut self, ask_at: Option<Timestamp>) {
+        self.bucket.drain();
+        self.ask_at = ask_at;
     }
 
     /// Takes everything as unspent but for what is held: nothing is known to the contrary.

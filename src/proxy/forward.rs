@@ -231,7 +231,7 @@ impl Forward {
         admitted.observe(Readings::of(&head.headers).iter());
         headers::blame_upstream(&mut head.headers);
         let answer = Ok(Response::from_parts(head, body));
-        let rejection = Rejection { charged, exhausted };
+        let rejection = Rejection { charged, exhausted, retry_after };
         Err(Miss { admitted, answer, rejection, retry, retry_after, code })
     }
 
@@ -286,7 +286,7 @@ impl Miss {
         charged: bool,
         retry: Option<RetryReason>,
     ) -> Self {
-        let rejection = Rejection { charged, exhausted: None };
+        let rejection = Rejection { charged, exhausted: None, retry_after: None };
         Self { admitted, answer: Err(error), rejection, retry, retry_after: None, code: None }
     }
 }

@@ -131,7 +131,6 @@ impl State {
     /// What it says of a quota comes after what it says of the request: a hold that is given back is
     /// no quota to spend. Returns the place for it to come back to.
     pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) -> Place {
-        let cost = grant.cost();
         let place = self.scheduler.release(grant.charge, grant.place);
         match grant.held {
             Held::There(sent) if !rejection.charged => {
@@ -141,7 +140,7 @@ impl State {
             held => self.end_hold(held, Spend::Unsaid, now),
         }
         if let Some((unit, window)) = rejection.exhausted {
-            self.ledger.drained(cost, unit, window, now);
+            self.ledger.drained(unit, window, rejection.retry_after, now);
         }
         place
     }

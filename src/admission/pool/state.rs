@@ -101,7 +101,7 @@ impl State {
             return Err(Some(Refused::Closed));
         }
         let denied = if self.scheduler.is_empty() {
-            match self.start(request.cost, now) {
+            match self.start(request.cost, request.class, now) {
                 Ok(hold) => {
                     let place = place.unwrap_or_else(|| self.scheduler.place());
                     let (place, charge) = self.scheduler.pass(place, &request.entry(now));
@@ -110,7 +110,9 @@ impl State {
                 Err(wait) => wait,
             }
         } else {
-            self.ledger.check(request.cost, now).map_or_else(Wait::from, |()| self.behind())
+            let paced = self.scheduler.is_paced(request.class);
+            let checked = self.ledger.check_as(request.cost, paced, now);
+            checked.map_or_else(Wait::from, |()| self.behind())
         };
         if let Some(constraint) = denied.wall {
             return Err(Some(Refused::Wall { constraint }));

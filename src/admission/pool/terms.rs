@@ -89,6 +89,8 @@ pub struct Rejection {
     pub charged: bool,
     /// The quota that is used up, by its word: unit and window.
     pub exhausted: Option<(Unit, &'static str)>,
+    /// When it says to come back.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why a request was not admitted.

@@ -10,7 +10,7 @@ use tokio::time::advance;
 
 use super::*;
 use crate::admission::scheduler::ClassRule;
-use crate::limit::{ColdStart, Cost, Mode, Spent, Unit};
+use crate::limit::{ColdStart, Cost, Mode, Spent, Spread, Unit};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -219,7 +219,7 @@ async fn a_request_put_back_goes_first() {
     let mut second = pin!(setup.pool.admit(setup.request(100)));
     assert!(poll!(second.as_mut()).is_pending());
     let place = first.place();
-    let rejection = Rejection { charged: false, exhausted: Some((Unit::Tokens, "minute")) };
+    let rejection = Rejection { exhausted: Some((Unit::Tokens, "minute")), ..Rejection::default() };
     let until = setup.epoch.now().after(Duration::from_secs(1));
     let mut again = pin!(setup.pool.retry(first, rejection, setup.request(600), until));
     assert!(poll!(again.as_mut()).is_pending());
@@ -266,7 +266,8 @@ async fn smaller_requests_pass_a_large_one_where_waiting_for_it_would_waste_quot
 #[tokio::test(start_paused = true)]
 async fn classes_go_by_rank_and_tenants_have_limits_of_their_own() {
     let setup = setup(|config| {
-        config.classes = vec![ClassRule { rank: 0, share: 0 }, ClassRule { rank: 1, share: 100 }];
+        config.classes =
+            [(0, 0), (1, 100)].map(|(rank, share)| ClassRule { rank, share, paced: false }).into();
         config.max_queued = 100;
         config.per_tenant = TenantLimits { queued: 5, bytes: 450 };
     });
@@ -293,6 +294,43 @@ async fn classes_go_by_rank_and_tenants_have_limits_of_their_own() {
     assert!(join_all(waits).await.iter().all(Result::is_ok));
     // The better rank first, but a tenth of what is sent is due to the other.
     assert_eq!(order.into_inner(), [0, 1, 0, 0, 0, 1, 1, 1]);
+}
+
+/// What can wait keeps to the spread of the window, and nobody has to wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_paced_class_waits_without_holding_up_the_others() {
+    let setup = setup(|config| {
+        config.classes = [(0, false), (1, true)]
+            .map(|(rank, paced)| ClassRule { rank, share: 500, paced })
+            .into();
+        let hour = Constraint::new(Unit::Tokens, 60_000, 60 * MINUTE, "hour", Mode::Bucket);
+        let spread = Spread { even: 900, reserve: 100 };
+        config.constraints = vec![hour.unwrap().spread_by(spread)];
+        config.max_queued = 100;
+    });
+    let from = |class| Request { class, ..setup.request(3_000) };
+    let run = |class| {
+        let setup = &setup;
+        async move {
+            let mut admitted = setup.pool.admit(from(class)).await?;
+            admitted.sent();
+            admitted.settle(Spent::Unknown);
+            Ok::<_, Refused>(setup.epoch.now())
+        }
+    };
+    let start = setup.epoch.now();
+    // A tenth of the hour may go at once, and then a thousand tokens a minute.
+    assert!(run(1).await.is_ok() && run(1).await.is_ok());
+    let mut third = pin!(run(1));
+    assert!(poll!(&mut third).is_pending());
+    for _ in 0..10 {
+        assert_eq!(run(0).await, Ok(start), "others pass it at once");
+    }
+    let refused = setup.pool.admit(from(1)).await.unwrap_err();
+    assert!(matches!(refused, Refused::TooLong { .. }), "half an hour behind: {refused:?}");
+    drop(third);
+    advance(36 * MINUTE).await;
+    assert!(run(1).await.is_ok(), "what the others used is paid back by then");
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,9 +31,10 @@ impl State {
         let mut answers = Vec::new();
         self.expire(&mut answers, now);
         (self.head_at, self.passing, self.pass_at) = (None, false, None);
+        self.scheduler.let_all_go();
         while let Some((ticket, entry)) = self.scheduler.head() {
-            let (cost, deadline) = (entry.cost, entry.deadline);
-            match self.start(cost, now) {
+            let (cost, class, deadline) = (entry.cost, entry.class, entry.deadline);
+            match self.start(cost, class, now) {
                 Ok(hold) => self.go(ticket, hold, &mut answers, now),
                 Err(Wait { wall: Some(constraint), .. }) => {
                     self.refuse(ticket, Refused::Wall { constraint }, &mut answers);
@@ -41,6 +42,12 @@ impl State {
                 // Known only now, because it depended on what was held.
                 Err(Wait { bound, until: Some(until), .. }) if until > deadline => {
                     self.refuse_late(ticket, bound, Some(until), &mut answers);
+                }
+                // Nobody else has to wait for that.
+                Err(wait) if self.is_paced_out(cost, class, wait.until, now) => {
+                    self.scheduler.hold_back(class);
+                    self.bound = Some(wait.bound);
+                    self.pass_by(wait.until);
                 }
                 Err(wait) => {
                     (self.bound, self.head_at) = (Some(wait.bound), wait.until);
@@ -57,8 +64,9 @@ impl State {
 
     fn expire(&mut self, answers: &mut Vec<Answer>, now: Timestamp) {
         while let Some(ticket) = self.scheduler.expired(now) {
-            let cost = self.scheduler.get(ticket).map_or_else(Cost::default, |entry| entry.cost);
-            let wait = self.may_start(cost, now).err().unwrap_or_else(|| self.behind());
+            let entry = self.scheduler.get(ticket);
+            let (cost, class) = entry.map_or_else(Default::default, |it| (it.cost, it.class));
+            let wait = self.may_start(cost, class, now).err().unwrap_or_else(|| self.behind());
             self.refuse_late(ticket, self.bound.unwrap_or(wait.bound), wait.until, answers);
         }
     }
@@ -92,23 +100,45 @@ impl State {
         let most = self.scheduler.get(head).map_or(0, |entry| entry.cost.of(unit));
         for ticket in self.scheduler.behind_head() {
             let Some(entry) = self.scheduler.get(ticket) else { continue };
-            let (cost, deadline) = (entry.cost, entry.deadline);
+            let (cost, class, deadline) = (entry.cost, entry.class, entry.deadline);
             let passed = self.scheduler.bypassed(head).of(unit).saturating_add(cost.of(unit));
             if passed > most {
                 continue;
             }
-            match self.start(cost, now) {
+            match self.start(cost, class, now) {
                 Ok(hold) => {
                     self.scheduler.bypass(head, cost);
                     self.go(ticket, hold, answers, now);
                 }
                 // The timer is set to the first that can; whoever it wakes looks at all again.
                 Err(Wait { until: Some(until), wall: None, .. }) if until <= deadline => {
-                    self.pass_at = Some(self.pass_at.map_or(until, |at| at.min(until)));
+                    self.pass_by(Some(until));
                 }
                 Err(_) => {}
             }
         }
+    }
+
+    /// Has the timer look again at `until`, if that is known.
+    fn pass_by(&mut self, until: Option<Timestamp>) {
+        self.pass_at = [self.pass_at, until].into_iter().flatten().min();
+    }
+
+    /// Whether a request would not have to wait, or not as long, if its class did not keep to the
+    /// spread of long windows.
+    fn is_paced_out(
+        &mut self,
+        cost: Cost,
+        class: usize,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) -> bool {
+        self.scheduler.is_paced(class)
+            && match self.ledger.check(cost, now) {
+                Ok(()) => self.gates(now).is_ok(),
+                Err(Denied::Wait { until: other, .. }) => other.is_some() && other != until,
+                Err(Denied::Wall { .. }) => false,
+            }
     }
 
     fn go(&mut self, ticket: Ticket, hold: Hold, answers: &mut Vec<Answer>, now: Timestamp) {
@@ -128,20 +158,27 @@ impl State {
         }
     }
 
-    pub(super) fn start(&mut self, cost: Cost, now: Timestamp) -> Result<Hold, Wait> {
+    pub(super) fn start(&mut self, cost: Cost, class: usize, now: Timestamp) -> Result<Hold, Wait> {
         // No permit, gap or backoff is worth waiting for in front of a wall.
         if let Some(constraint) = self.ledger.wall(cost) {
             return Err(Denied::Wall { constraint }.into());
         }
         self.gates(now)?;
-        let hold = self.ledger.hold(cost, now).map_err(Wait::from)?;
+        let paced = self.scheduler.is_paced(class);
+        let hold = self.ledger.hold_as(cost, paced, now).map_err(Wait::from)?;
         self.in_flight += 1;
         self.next_send = now.after(self.config.min_gap);
         Ok(hold)
     }
 
-    pub(super) fn may_start(&mut self, cost: Cost, now: Timestamp) -> Result<(), Wait> {
-        self.ledger.check(cost, now).map_err(Wait::from)?;
+    pub(super) fn may_start(
+        &mut self,
+        cost: Cost,
+        class: usize,
+        now: Timestamp,
+    ) -> Result<(), Wait> {
+        let paced = self.scheduler.is_paced(class);
+        self.ledger.check_as(cost, paced, now).map_err(Wait::from)?;
         self.gates(now)
     }
 

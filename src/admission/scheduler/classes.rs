@@ -22,6 +22,8 @@ pub struct ClassRule {
     pub rank: u32,
     /// The guaranteed share, in thousandths; the shares of all classes come to 1,000 at most.
     pub share: u16,
+    /// Whether its requests can wait: they keep to the spread of long windows.
+    pub paced: bool,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,9 @@ struct Account {
     /// Thousandths of tokens that the class is behind its guarantee; below zero if it is ahead.
     due: i128,
     waiting: usize,
+    paced: bool,
+    /// Whether it is passed over: its requests would have to wait for longer than others need to.
+    held_back: bool,
 }
 
 /// What a dispatch took off what was due to its class.
@@ -47,7 +52,13 @@ pub(super) struct Paid {
 
 impl Classes {
     pub(super) fn new(rules: &[ClassRule]) -> Self {
-        let account = |rule: &ClassRule| Account { share: rule.share.into(), due: 0, waiting: 0 };
+        let account = |rule: &ClassRule| Account {
+            share: rule.share.into(),
+            due: 0,
+            waiting: 0,
+            paced: rule.paced,
+            held_back: false,
+        };
         let mut by_rank: Vec<_> = (0..rules.len()).collect();
         by_rank.sort_by_key(|index| rules[*index].rank);
         Self { all: rules.iter().map(account).collect(), by_rank }
@@ -63,6 +74,19 @@ impl Classes {
         account.forget();
     }
 
+    pub(super) fn is_paced(&self, class: usize) -> bool {
+        self.all[class].paced
+    }
+
+    /// Passes a class over until [`Self::let_all_go`].
+    pub(super) fn hold_back(&mut self, class: usize) {
+        self.all[class].held_back = true;
+    }
+
+    pub(super) fn let_all_go(&mut self) {
+        self.all.iter_mut().for_each(|account| account.held_back = false);
+    }
+
     /// Whose turn it is.
     pub(super) fn next(&self) -> Option<usize> {
         let mut behind: Option<usize> = None;
@@ -75,9 +99,9 @@ impl Classes {
         behind.or_else(|| self.waiting_by_rank().next())
     }
 
-    /// The classes in which someone waits, best rank first.
+    /// The classes in which someone waits and that are not passed over, best rank first.
     pub(super) fn waiting_by_rank(&self) -> impl Iterator<Item = usize> {
-        self.by_rank.iter().copied().filter(|class| self.all[*class].waiting > 0)
+        self.by_rank.iter().copied().filter(|class| self.all[*class].is_waiting())
     }
 
     /// A request of `class` goes; to be told before it has [`Self::left`].
@@ -104,7 +128,8 @@ impl Classes {
     /// Makes every waiting class's share of `tokens` due; a debt shrinks whether they wait or not.
     fn accrue(&mut self, tokens: i128) {
         for account in &mut self.all {
-            if account.waiting > 0 || (tokens > 0 && account.due < 0) {
+            // Nothing is due to those who are passed over: they are not kept from going by others.
+            if account.is_waiting() || (tokens > 0 && account.due < 0) {
                 account.due += account.share * tokens;
                 account.forget();
             }
@@ -113,6 +138,10 @@ impl Classes {
 }
 
 impl Account {
+    const fn is_waiting(&self) -> bool {
+        self.waiting > 0 && !self.held_back
+    }
+
     fn forget(&mut self) {
         if self.waiting == 0 {
             self.due = self.due.min(0);

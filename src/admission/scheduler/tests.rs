@@ -15,7 +15,7 @@ fn entry(class: usize, tenant: u64, weight: u32, fair: u64, deadline: u64) -> En
 }
 
 fn rules(shares: &[u16]) -> Vec<ClassRule> {
-    (0..).zip(shares).map(|(rank, share)| ClassRule { rank, share: *share }).collect()
+    (0..).zip(shares).map(|(rank, share)| ClassRule { rank, share: *share, paced: false }).collect()
 }
 
 /// The head goes.

@@ -1,9 +1,11 @@
 //! What the ledger learns from the upstream's answers and refusals.
 
+use std::time::Duration;
+
 use super::{Ledger, Sent};
+use crate::limit::Unit;
 use crate::limit::reading::{Reading, Sighting};
 use crate::limit::window::Around;
-use crate::limit::{Cost, Unit};
 use crate::time::Timestamp;
 
 /// Whose use a refusal by the upstream is due to.
@@ -74,14 +76,21 @@ impl Ledger {
         if foreign { Blame::Foreign } else { Blame::Attributable }
     }
 
-    /// Takes the upstream's word that the window of `unit` called `name` has no room for `cost`: next
-    /// to nothing is left of it. To be called after a refused request's hold is ended: what is given
-    /// back is no quota to spend.
-    pub fn drained(&mut self, cost: Cost, unit: Unit, name: &str, now: Timestamp) {
+    /// Takes the upstream's word that nothing is left of the window of `unit` called `name`, and that
+    /// it is worth asking again after a while, if it said so: then one request may go, even if there
+    /// seems to be no room. To be called after a refused request's hold is ended: what is given back
+    /// is no quota to spend.
+    pub fn drained(
+        &mut self,
+        unit: Unit,
+        name: &str,
+        retry_after: Option<Duration>,
+        now: Timestamp,
+    ) {
         if let Some(index) = self.index_of(unit, name) {
             let window = &mut self.windows[index];
             window.advance(now);
-            window.drain(cost.of(unit));
+            window.drain(retry_after.map(|span| now.after(span)));
         }
     }
 }

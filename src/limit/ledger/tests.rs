@@ -126,11 +126,27 @@ fn a_fixed_window_opens_at_the_boundary_and_not_within_the_skew() {
 #[test]
 fn a_drained_bucket_refills_and_a_clock_that_goes_back_mints_nothing() {
     let mut ledger = ledger(&[(Unit::Tokens, 600, 60, Mode::Bucket)]);
-    ledger.drained(tokens(100), Unit::Tokens, "window", at(1_000 * SECOND));
+    ledger.drained(Unit::Tokens, "window", None, at(1_000 * SECOND));
     assert_eq!(available(&mut ledger, at(1_001 * SECOND)), [10]);
     assert_eq!(available(&mut ledger, at(900 * SECOND)), [10], "dt < 0 counts as 0");
     assert_eq!(available(&mut ledger, at(1_002 * SECOND)), [20]);
     assert_eq!(available(&mut ledger, Timestamp::MAX), [600], "and no overflow");
+}
+
+#[test]
+fn a_drained_window_is_asked_again_when_the_upstream_says_so() {
+    for mode in [Mode::Bucket, Mode::Sliding] {
+        let mut ledger = ledger(&[(Unit::Tokens, 600, 60, mode)]);
+        let after = Some(Duration::from_secs(5));
+        ledger.drained(Unit::Tokens, "window", after, at(1_000 * SECOND));
+        let denied = ledger.check(tokens(600), at(1_000 * SECOND));
+        let until = Some(at(1_005 * SECOND));
+        assert_eq!(denied, Err(Denied::Wait { constraint: 0, until }), "not a minute later");
+        let sent = ledger.hold(tokens(600), at(1_005 * SECOND)).expect("one may ask").sent();
+        assert!(ledger.hold(tokens(50), at(1_005 * SECOND)).is_err(), "and only one");
+        ledger.reject(sent, at(1_006 * SECOND));
+        assert_eq!(available(&mut ledger, at(1_006 * SECOND)), [60], "it was in vain: {mode:?}");
+    }
 }
 
 fn modes() -> impl Strategy<Value = Mode> {

@@ -23,6 +23,9 @@ impl Window {
         if units > self.limit() {
             return Room::Never;
         }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            return Room::Now;
+        }
         let Some(pace) = self.pace.as_ref().filter(|_| paced) else {
             return self.level_room(units, now);
         };
@@ -56,7 +59,7 @@ impl Window {
             Acting::Fixed(_) => log(true),
             Acting::Sliding => bucket().and_then(|at| log(false).map(|other| at.max(other))),
         };
-        at.map_or(Room::AfterSettle, Room::At)
+        [at, self.ask_at].into_iter().flatten().min().map_or(Room::AfterSettle, Room::At)
     }
 
     /// When the whole limit may be spent again, or the period ends; what is held now is taken as

@@ -161,7 +161,7 @@ impl World<'_> {
                 let (unit, name) = (unit(&limit), NAMES[window]);
                 let blame = self.ledger.refused(&sent, unit, name, now);
                 self.ledger.reject(sent, now);
-                self.ledger.drained(cost(job.hold), unit, name, now);
+                self.ledger.drained(unit, name, None, now);
                 let ours = u64::from(blame != Blame::Foreign);
                 self.story.attributable += ours;
                 // Right after a burst nothing can tell others from periods: what is left is the same.
