@@ -231,6 +231,22 @@ impl Ledger {
         denied.map_or(Ok(()), |(constraint, until)| Err(Denied::Wait { constraint, until }))
     }
 
+    /// When so many units of a kind could have been spent from now on, one request after the other,
+    /// as far as what is held does not come back: what a forecast goes by.
+    pub fn fits_at(&mut self, unit: Unit, units: u64, now: Timestamp) -> Timestamp {
+        let of_unit = self.windows.iter_mut().filter(|it| it.quota().unit() == unit);
+        let all = of_unit.map(|window| {
+            window.advance(now);
+            window.fits_at(units, now)
+        });
+        all.max().unwrap_or(now)
+    }
+
+    /// Units held for requests that have not been settled.
+    pub fn open(&self, unit: Unit) -> u64 {
+        u64::try_from(self.open[unit.index()]).unwrap_or(0)
+    }
+
     /// The first constraint that `cost` is above, whatever is spent.
     pub fn wall(&self, cost: Cost) -> Option<usize> {
         self.windows.iter().position(|it| cost.of(it.quota().unit()) > it.quota().limit())

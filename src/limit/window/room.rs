@@ -1,5 +1,7 @@
 //! When a window has room, when it is whole again, and when it will be used up.
 
+use std::time::Duration;
+
 use super::{Acting, Window};
 use crate::time::Timestamp;
 
@@ -60,6 +62,26 @@ impl Window {
             Acting::Sliding => bucket().and_then(|at| log(false).map(|other| at.max(other))),
         };
         [at, self.ask_at].into_iter().flatten().min().map_or(Room::AfterSettle, Room::At)
+    }
+
+    /// When so many `units` could have been spent from now on, one request after the other: for
+    /// forecasts, so more than the limit is a matter of several windows.
+    pub(in crate::limit) fn fits_at(&self, units: u64, now: Timestamp) -> Timestamp {
+        let units = i128::from(units);
+        let log = |fixed: bool| {
+            let missing = (units - self.logged(fixed)).max(0);
+            let (whole, rest) = (missing / self.limit(), missing % self.limit());
+            let first = if rest == 0 { Some(now) } else { self.log.frees(rest, now, fixed) };
+            let windows = whole + i128::from(first.is_none());
+            let span = windows * i128::from(self.quota.window_nanos().get());
+            let span = Duration::from_nanos(u64::try_from(span).unwrap_or(u64::MAX));
+            first.unwrap_or(now).after(span)
+        };
+        match self.acting(now) {
+            Acting::Bucket => self.bucket.reaches(&self.quota, units, self.drain_at(now)).max(now),
+            Acting::Fixed(_) => log(true),
+            Acting::Sliding => log(false),
+        }
     }
 
     /// When the whole limit may be spent again, or the period ends; what is held now is taken as
