@@ -103,6 +103,8 @@ struct QueueStatus {
     queued: usize,
     queued_bytes: u64,
     oldest_wait_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forecast_seconds: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -195,9 +197,14 @@ fn queues(
         queued: queue.queued,
         queued_bytes: queue.bytes,
         oldest_wait_seconds: rounded(queue.oldest_wait),
+        forecast_seconds: None,
     };
     let classes = snapshot.classes.iter().enumerate();
-    let classes = classes.map(|(class, queue)| line(class, None, queue)).collect();
+    let classes = classes.zip(&snapshot.forecasts).map(|((class, queue), forecast)| QueueStatus {
+        forecast_seconds: Some(rounded(*forecast)),
+        ..line(class, None, queue)
+    });
+    let classes = classes.collect();
     let tenants = named.pool.tenants(MOST_TENANTS);
     let tenants =
         tenants.iter().map(|it| line(it.class, Some(tenant(config, it.tenant)), &it.queue));

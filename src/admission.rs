@@ -13,6 +13,7 @@
 //! - A future that is dropped while waiting leaves no trace, at whatever point it is dropped.
 //! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks. So is [`kept`].
 
+pub mod forecast;
 pub mod kept;
 pub mod pool;
 pub mod pools;

@@ -29,6 +29,10 @@ const WAIT_BUCKETS: &[f64] =
 /// Latencies of an upstream that answers in 50 ms to a few minutes.
 const LATENCY_BUCKETS: &[f64] =
     &[0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2, 102.4, 300.0];
+/// Forecast over real wait: 1 is exact, below it callers wait longer than they were let in for, above
+/// it some are turned away that need not be.
+const FORECAST_BUCKETS: &[f64] =
+    &[0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0];
 /// Estimated over used tokens: 1 is exact, below is a risk, above is quota that had to wait for its
 /// refund.
 const RATIO_BUCKETS: &[f64] = &[0.5, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
@@ -46,7 +50,11 @@ pub struct Metrics {
     pools: PoolGauges,
     /// Time from arrival to admission, of admitted requests.
     pub queue_wait: Histogram,
-    /// The same, by class.
+    /// How long admitted requests that had to wait were to wait, when they began to.
+    pub queue_forecast: Histogram,
+    /// That over the time that they did wait.
+    pub forecast_ratio: Histogram,
+    /// Time from arrival to admission, of admitted requests, by class.
     pub class_wait: Vec<Histogram>,
     /// Time from sending to the head of the answer.
     pub upstream_head: Histogram,
@@ -146,6 +154,16 @@ impl Metrics {
                 "Time from arrival to admission, of admitted requests.",
                 WAIT_BUCKETS,
             )?,
+            queue_forecast: new.histogram(
+                "tidegate_queue_forecast_seconds",
+                "Wait that was forecast when it began, of admitted requests that had to wait.",
+                WAIT_BUCKETS,
+            )?,
+            forecast_ratio: new.histogram(
+                "tidegate_queue_forecast_ratio",
+                "Forecast over real wait, of admitted requests that had to wait.",
+                FORECAST_BUCKETS,
+            )?,
             class_wait: new.histograms(
                 "tidegate_class_wait_seconds",
                 "Time from arrival to admission, of admitted requests, by class.",
@@ -229,6 +247,14 @@ impl Metrics {
     /// Counts a request that is sent again.
     pub fn count_retry(&self, reason: RetryReason) {
         self.retries[reason as usize].inc();
+    }
+
+    /// Observes how long a request was to wait, and did.
+    pub fn observe_forecast(&self, forecast: Duration, waited: Duration) {
+        if !waited.is_zero() {
+            observe(&self.queue_forecast, forecast);
+            self.forecast_ratio.observe(forecast.as_secs_f64() / waited.as_secs_f64());
+        }
     }
 
     /// Everything in the Prometheus text format, levels read from `pools` now.

@@ -6,12 +6,14 @@
 
 mod admitted;
 mod grant;
+mod outlook;
 mod state;
 mod terms;
 mod turn;
 mod waiting;
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -148,6 +150,11 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         state.ledger.levels(now).for_each(visit);
+    }
+
+    /// How long the head of an answer is likely to take; zero while nothing is known.
+    pub fn expected_head(&self) -> Duration {
+        self.state.lock().expected_head()
     }
 
     /// What a request waits for, as callers, logs and metrics name it: "tokens/minute".

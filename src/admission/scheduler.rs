@@ -14,6 +14,7 @@
 //! - Everyone waits at most for what their class, their tenant's share and their deadline say: no
 //!   class with a share, and no tenant, starves.
 
+mod ahead;
 mod classes;
 mod deadlines;
 mod lanes;
@@ -21,6 +22,7 @@ mod slots;
 
 use std::num::NonZeroU32;
 
+pub use self::ahead::{Ahead, Part};
 pub use self::classes::ClassRule;
 use self::classes::{Classes, Paid};
 use self::deadlines::Deadlines;
@@ -102,6 +104,7 @@ pub struct Departure<T> {
 /// The waiting requests of one pool; `T` is what the owner keeps with each.
 #[derive(Debug)]
 pub struct Scheduler<T> {
+    rules: Vec<ClassRule>,
     classes: Classes,
     lanes: Vec<Lanes>,
     loads: Vec<Load>,
@@ -128,6 +131,11 @@ impl Entry {
 }
 
 impl Charge {
+    /// Index of the class.
+    pub const fn class(&self) -> usize {
+        self.class
+    }
+
     /// Tokens charged.
     pub const fn fair(&self) -> u64 {
         self.fair
@@ -148,6 +156,7 @@ impl<T> Scheduler<T> {
         let one = [ClassRule::default()];
         let rules = if rules.is_empty() { &one } else { rules };
         Self {
+            rules: rules.to_vec(),
             classes: Classes::new(rules),
             lanes: rules.iter().map(|_| Lanes::default()).collect(),
             loads: vec![Load::default(); rules.len()],
@@ -327,10 +336,9 @@ impl<T> Scheduler<T> {
     /// What a tenant has waiting, in all classes.
     pub fn load_of(&self, tenant: u64) -> Load {
         let lanes = self.lanes.iter().filter_map(|lanes| lanes.of(tenant));
-        lanes.fold(Load::default(), |sum, lane| Load {
-            queued: sum.queued + lane.load.queued,
-            bytes: sum.bytes + lane.load.bytes,
-            fair: sum.fair + lane.load.fair,
+        lanes.fold(Load::default(), |mut sum, lane| {
+            sum.merge(&lane.load);
+            sum
         })
     }
 

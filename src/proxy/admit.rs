@@ -95,16 +95,17 @@ impl Ask {
         let profile = config.models.profile(&demand.model).ok_or(ProxyError::UnknownModel)?;
         let sdk = sdk_timeout(headers);
         let beats = Beats::plan(headers, caller, &demand, &config.admission, sdk)?;
-        // A client that is sent something from time to time does not run into its timeout.
-        let sdk = sdk.filter(|_| beats.is_none());
-        let patience = patience(headers, &config.admission, sdk)?;
-        let deadline = gateway.pools.epoch().now().after(patience);
         let key = PoolKey(caller.account.quota(&demand.model));
         let make = || (Arc::clone(&profile.name), pool_config(profile, config));
         let pool = gateway
             .pools
             .get(key, &demand.model, make)
             .map_err(|_| ProxyError::Overloaded { what: "accounts and models" })?;
+        // A client that is sent something from time to time does not run into its timeout.
+        let sdk = sdk.filter(|_| beats.is_none());
+        let sdk = sdk.map(|timeout| before_head(timeout, pool.pool.expected_head()));
+        let patience = patience(headers, &config.admission, sdk)?;
+        let deadline = gateway.pools.epoch().now().after(patience);
         let class = class_of(headers, demand.service_tier, caller, &config.classes)?;
         let subject = Subject { pool: key, tenant: Arc::clone(&caller.tenant) };
         let known = gateway.learned.find(&subject);
@@ -166,6 +167,12 @@ fn patience(
         patience = patience.min(asked.ok_or(ProxyError::Header { name: MAX_WAIT, expected })?);
     }
     Ok(patience)
+}
+
+/// What is left of an SDK's timeout for waiting: it runs until the head of the answer. What others'
+/// heads took says little of one request, so no more than half of the timeout is kept for it.
+fn before_head(timeout: Duration, head: Duration) -> Duration {
+    timeout - head.min(timeout / 2)
 }
 
 /// What SDKs say of their own timeouts; some say it in words when there is none.

@@ -130,6 +130,7 @@ impl Forward {
         if attempt == 1 {
             self.gateway.retry_budget.deposit();
             observe(&self.gateway.metrics.queue_wait, waited);
+            self.gateway.metrics.observe_forecast(admitted.forecast(), admitted.waited());
             if let Some(wait) = self.gateway.metrics.class_wait.get(self.ask.request.class) {
                 observe(wait, waited);
             }

@@ -21,13 +21,14 @@ pub struct Admitted {
     place: Place,
     cost: Cost,
     waited: Duration,
+    forecast: Duration,
     bound: Option<Bound>,
 }
 
 impl Admitted {
     pub(super) fn new(pool: Arc<Pool>, grant: Grant) -> Self {
-        let Grant { place, waited, bound, .. } = grant;
-        Self { pool, cost: grant.cost(), grant: Some(grant), place, waited, bound }
+        let Grant { place, waited, forecast, bound, .. } = grant;
+        Self { pool, cost: grant.cost(), grant: Some(grant), place, waited, forecast, bound }
     }
 
     pub(super) fn into_grant(mut self) -> Option<Grant> {
@@ -49,6 +50,11 @@ impl Admitted {
         self.waited
     }
 
+    /// How long it was to wait, by the forecast when it began to.
+    pub const fn forecast(&self) -> Duration {
+        self.forecast
+    }
+
     /// What it waited for last; `None` if it did not wait.
     pub const fn bound(&self) -> Option<Bound> {
         self.bound
@@ -62,7 +68,7 @@ impl Admitted {
     /// Marks the request as handed upstream; called before its first byte is.
     pub fn sent(&mut self) {
         if let Some(grant) = &mut self.grant {
-            grant.mark_sent();
+            grant.mark_sent(self.pool.epoch.now());
         }
     }
 

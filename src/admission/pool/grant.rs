@@ -14,8 +14,11 @@ pub(super) struct Grant {
     pub(super) place: Place,
     pub(super) waited: Duration,
     pub(super) bound: Option<Bound>,
+    /// How long it was to wait.
+    pub(super) forecast: Duration,
     held: Held,
     charge: Charge,
+    sent_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -39,10 +42,10 @@ impl Grant {
         place: Place,
         charge: Charge,
         hold: Hold,
-        waited: Duration,
+        (waited, forecast): (Duration, Duration),
         bound: Option<Bound>,
     ) -> Self {
-        Self { place, waited, bound, held: Held::Here(hold), charge }
+        Self { place, waited, bound, forecast, held: Held::Here(hold), charge, sent_at: None }
     }
 
     pub(super) fn cost(&self) -> Cost {
@@ -53,7 +56,8 @@ impl Grant {
         }
     }
 
-    pub(super) fn mark_sent(&mut self) {
+    pub(super) fn mark_sent(&mut self, now: Timestamp) {
+        self.sent_at.get_or_insert(now);
         self.held = match std::mem::replace(&mut self.held, Held::Moving) {
             Held::Here(hold) => Held::There(hold.sent()),
             other => other,
@@ -66,6 +70,8 @@ impl State {
         self.catch_up(now);
         if let Held::There(sent) = &mut grant.held {
             self.ledger.charged(sent, now);
+            let sent_at = grant.sent_at.unwrap_or(now);
+            self.forecast.head(now.since(sent_at));
         }
     }
 
@@ -100,6 +106,9 @@ impl State {
                 self.scheduler.release(grant.charge, grant.place);
             }
             (_, Spend::Spent(Spent::Exact(used))) => {
+                let span = now.since(grant.sent_at.unwrap_or(now));
+                let (held, likely) = (grant.cost().tokens, grant.charge.fair());
+                self.forecast.ended(span, held, likely, used.tokens);
                 self.scheduler.settle(grant.charge, used.tokens);
             }
             (_, Spend::Spent(Spent::Unknown) | Spend::Unsaid) => {

@@ -9,17 +9,34 @@ use tokio::sync::oneshot;
 use super::grant::Grant;
 use super::turn::Wait;
 use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
+use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
 use crate::limit::{Ledger, Sent, Spent};
 use crate::time::Timestamp;
 
-/// Someone who waits, and the answer found for them.
-pub(super) type Waiter = oneshot::Sender<Result<Admitted, Refused>>;
-pub(super) type Answer = (Waiter, Result<Grant, Refused>);
+/// Someone who waits.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) answer: Sender,
+    /// How long they were to wait.
+    pub(super) forecast: Duration,
+}
+
+/// Where an answer goes, and the answer found.
+pub(super) type Sender = oneshot::Sender<Result<Admitted, Refused>>;
+pub(super) type Answer = (Sender, Result<Grant, Refused>);
 
 /// How late the timer may be before the pool counts as stalled: far above any pause of a busy
 /// machine, far below what a waiting caller would put up with.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// Why a request does not go at once.
+#[derive(Debug)]
+enum Held {
+    Refused(Refused),
+    /// It has to wait, about so long.
+    Waits(Duration),
+}
 
 /// What becomes of a request for admission.
 #[derive(Debug)]
@@ -34,6 +51,7 @@ pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) config: PoolConfig,
     pub(super) scheduler: Scheduler<Waiter>,
+    pub(super) forecast: Forecast,
     /// Answers that have ended and wait for the upstream's own refund, in order of `due`.
     pub(super) settling: VecDeque<(Timestamp, Sent, Spent)>,
     pub(super) in_flight: u32,
@@ -56,6 +74,7 @@ impl State {
         Self {
             ledger: Ledger::cold(config.constraints.clone(), config.cold_start, now),
             scheduler: Scheduler::new(&config.classes),
+            forecast: Forecast::new(&config.classes),
             config,
             settling: VecDeque::new(),
             in_flight: 0,
@@ -80,9 +99,10 @@ impl State {
     ) -> Decision {
         match self.enter(request, place, now) {
             Ok(grant) => Decision::Go(grant),
-            Err(Some(refused)) => Decision::No(refused),
-            Err(None) => {
-                let (waiter, answer) = oneshot::channel();
+            Err(Held::Refused(refused)) => Decision::No(refused),
+            Err(Held::Waits(forecast)) => {
+                let (sender, answer) = oneshot::channel();
+                let waiter = Waiter { answer: sender, forecast };
                 let place = place.unwrap_or_else(|| self.scheduler.place());
                 let ticket = self.scheduler.insert(place, request.entry(now), waiter);
                 Decision::Wait(ticket, answer)
@@ -90,22 +110,24 @@ impl State {
         }
     }
 
-    /// `Err(None)` if it has to wait.
+    /// Admits a request, or says why not, or how long it will wait.
     fn enter(
         &mut self,
         request: Request,
         place: Option<Place>,
         now: Timestamp,
-    ) -> Result<Grant, Option<Refused>> {
+    ) -> Result<Grant, Held> {
         if self.closed {
-            return Err(Some(Refused::Closed));
+            return Err(Held::Refused(Refused::Closed));
         }
         let denied = if self.scheduler.is_empty() {
             match self.start(request.cost, request.class, now) {
                 Ok(hold) => {
                     let place = place.unwrap_or_else(|| self.scheduler.place());
                     let (place, charge) = self.scheduler.pass(place, &request.entry(now));
-                    return Ok(Grant::new(place, charge, hold, Duration::ZERO, None));
+                    self.forecast.sent(request.class, request.fair, now);
+                    let none = (Duration::ZERO, Duration::ZERO);
+                    return Ok(Grant::new(place, charge, hold, none, None));
                 }
                 Err(wait) => wait,
             }
@@ -115,18 +137,34 @@ impl State {
             checked.map_or_else(Wait::from, |()| self.behind())
         };
         if let Some(constraint) = denied.wall {
-            return Err(Some(Refused::Wall { constraint }));
+            return Err(Held::Refused(Refused::Wall { constraint }));
         }
-        if request.deadline <= now || denied.until.is_some_and(|at| at > request.deadline) {
-            let (bound, retry_at) = (denied.bound, denied.until);
-            // It may come back to where it would have stood.
-            let place = place.unwrap_or_else(|| self.scheduler.place()).kept(request.deadline);
-            return Err(Some(Refused::TooLong { bound, retry_at, place }));
+        let late = |at: Option<Timestamp>| at.is_some_and(|at| at > request.deadline);
+        if request.deadline <= now || late(denied.until) {
+            return Err(self.too_late(&request, place, denied.bound, denied.until));
         }
-        match self.full(&request).filter(|_| place.is_none()) {
-            Some(refused) => Err(Some(refused)),
-            None => Err(None),
+        if let Some(refused) = self.full(&request).filter(|_| place.is_none()) {
+            return Err(Held::Refused(refused));
         }
+        let start = self.starts(&request.entry(now), now).max(denied.until.unwrap_or(now));
+        // One that comes back is not behind everyone; and nobody is turned away on a guess.
+        if place.is_none() && self.forecast.is_known() && late(Some(start)) {
+            let bound = self.bound.unwrap_or(denied.bound);
+            return Err(self.too_late(&request, place, bound, Some(start)));
+        }
+        Err(Held::Waits(start.since(now)))
+    }
+
+    fn too_late(
+        &mut self,
+        request: &Request,
+        place: Option<Place>,
+        bound: Bound,
+        retry_at: Option<Timestamp>,
+    ) -> Held {
+        // It may come back to where it would have stood.
+        let place = place.unwrap_or_else(|| self.scheduler.place()).kept(request.deadline);
+        Held::Refused(Refused::TooLong { bound, retry_at, place })
     }
 
     /// Whether there is no room for one more to wait.
@@ -188,12 +226,13 @@ impl State {
         while let Some((ticket, _)) = self.scheduler.head() {
             if let Some((_, waiter)) = self.scheduler.remove(ticket) {
                 // A waiter that has gone needs no answer.
-                let _ = waiter.send(Err(Refused::Closed));
+                let _ = waiter.answer.send(Err(Refused::Closed));
             }
         }
     }
 
-    pub(super) fn snapshot(&self, now: Timestamp) -> Snapshot {
+    pub(super) fn snapshot(&mut self, now: Timestamp) -> Snapshot {
+        let forecasts = self.outlook(now);
         let loads = self.scheduler.loads();
         let oldest = (0..loads.len()).filter_map(|class| self.scheduler.oldest(class)).min();
         let late = self.armed.is_some_and(|at| now.since(at) > STALLED_AFTER);
@@ -208,6 +247,7 @@ impl State {
             classes: (0..loads.len())
                 .map(|class| queue(loads[class], self.scheduler.oldest(class), now))
                 .collect(),
+            forecasts,
         }
     }
 
@@ -237,7 +277,7 @@ fn queue(load: Load, oldest: Option<Timestamp>, now: Timestamp) -> Queue {
 }
 
 impl Request {
-    fn entry(&self, arrived: Timestamp) -> Entry {
+    pub(super) fn entry(&self, arrived: Timestamp) -> Entry {
         let Self { cost, fair, bytes, deadline, class, tenant, weight } = *self;
         Entry { cost, fair, bytes, arrived, deadline, class, tenant, weight }
     }

@@ -141,6 +141,9 @@ pub struct Snapshot {
     pub stalled: bool,
     /// By class: what waits.
     pub classes: Vec<Queue>,
+    /// By class: how long a request such as there were lately would wait, from a tenant that has
+    /// nothing waiting.
+    pub forecasts: Vec<Duration>,
 }
 
 /// What waits in a class, or of one tenant in it.

@@ -1,7 +1,7 @@
 //! Whose turn it is, and whether they can go.
 
 use super::grant::Grant;
-use super::state::{Answer, State};
+use super::state::{Answer, State, Waiter};
 use super::{Bound, Refused};
 use crate::admission::scheduler::{Departure, Ticket};
 use crate::limit::{Cost, Denied, Hold, Mode};
@@ -148,13 +148,17 @@ impl State {
             return self.ledger.release(hold, now);
         };
         let Departure { entry, item, place, charge } = departure;
+        let Waiter { answer, forecast } = item;
         let waited = now.since(entry.arrived);
-        answers.push((item, Ok(Grant::new(place, charge, hold, waited, self.bound))));
+        self.forecast.waited(entry.class, forecast, waited);
+        self.forecast.sent(entry.class, entry.fair, now);
+        let grant = Grant::new(place, charge, hold, (waited, forecast), self.bound);
+        answers.push((answer, Ok(grant)));
     }
 
     fn refuse(&mut self, ticket: Ticket, refused: Refused, answers: &mut Vec<Answer>) {
         if let Some((_, waiter)) = self.scheduler.remove(ticket) {
-            answers.push((waiter, Err(refused)));
+            answers.push((waiter.answer, Err(refused)));
         }
     }
 

@@ -88,6 +88,8 @@ pub struct Load {
     pub bytes: u64,
     /// Tokens that they are likely to use.
     pub fair: u64,
+    /// Tokens that will be held for them.
+    pub safe: u64,
 }
 
 impl Load {
@@ -95,12 +97,29 @@ impl Load {
         self.queued += 1;
         self.bytes += entry.bytes;
         self.fair += entry.fair;
+        self.safe += entry.cost.tokens;
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.queued += other.queued;
+        self.bytes += other.bytes;
+        self.fair += other.fair;
+        self.safe += other.safe;
     }
 
     pub(super) fn remove(&mut self, entry: &Entry) {
         self.queued -= 1;
         self.bytes -= entry.bytes;
         self.fair -= entry.fair;
+        self.safe -= entry.cost.tokens;
+    }
+}
+
+impl Lane {
+    /// Tokens that the lane is sent before its tag reaches `turn`.
+    pub(super) fn until(&self, turn: Tag) -> u64 {
+        let tokens = (turn - self.tag) * i128::from(self.weight.get()) / SCALE;
+        u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
     }
 }
 
@@ -187,6 +206,16 @@ impl Lanes {
     /// The lanes in which someone waits, in the order of their turns.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &Lane> {
         self.order.iter().map(|(_, _, index)| &self.lanes[*index])
+    }
+
+    /// The tag that a tenant will have once it has been sent what it has waiting.
+    pub(super) fn turn_after(&self, tenant: u64, fair: u64, weight: NonZeroU32) -> Tag {
+        let start = match self.of(tenant) {
+            Some(lane) if !lane.requests.is_empty() => lane.tag,
+            Some(lane) => lane.tag.max(self.now),
+            None => self.now,
+        };
+        start + i128::from(fair) * SCALE / i128::from(weight.get())
     }
 
     /// The lane of a tenant, if it has one.

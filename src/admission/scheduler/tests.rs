@@ -142,8 +142,8 @@ proptest! {
             prop_assert_eq!(scheduler.next_deadline(), least);
             for class in 0..3 {
                 let of_class: Vec<_> = model.waiting.iter().filter(|it| it.3.class == class).collect();
-                let fair = of_class.iter().map(|it| it.3.fair).sum();
-                let load = Load { queued: of_class.len(), bytes: 3 * of_class.len() as u64, fair };
+                let fair: u64 = of_class.iter().map(|it| it.3.fair).sum();
+                let load = Load { queued: of_class.len(), bytes: 3 * of_class.len() as u64, fair, safe: 2 * fair };
                 prop_assert_eq!(scheduler.loads()[class], load);
                 let tenants: usize = scheduler.tenants(class).map(|(_, load)| load.queued).sum();
                 prop_assert_eq!(tenants, of_class.len());

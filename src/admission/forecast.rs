@@ -1,0 +1,299 @@
+//! When a request that arrives now will start: from every window, the queue before it, and what the
+//! requests of the recent past turned out to cost.
+//!
+//! The tokens that go before it are those its place in the order says: its tenant's own, what other
+//! tenants of its class get meanwhile, better classes and what keeps coming to them, the guaranteed
+//! share of the others. They count as what they are likely to use; itself, and what is still at the
+//! upstream by then, as what is held for them. How far such forecasts were off lately corrects the
+//! next one.
+//!
+//! # Invariants
+//!
+//! - Pure: integers, and `now` is an argument.
+//! - Bounded: a few numbers per class.
+
+use std::time::Duration;
+
+use crate::admission::scheduler::{Ahead, ClassRule, Part};
+use crate::limit::{Cost, Unit};
+use crate::time::{Timestamp, nanos};
+
+/// A new observation counts for one part in this many of what is remembered: the last few dozen
+/// requests decide.
+const MEMORY: u64 = 16;
+
+/// The same for what requests use, which differs more from one to the next.
+const LONG_MEMORY: u64 = 64;
+
+/// Over how long arrivals are counted: two or three times the waits that callers put up with.
+const SPAN: u64 = 30_000_000_000;
+
+/// Rounds in which the forecast and what depends on it (what comes and what comes back meanwhile)
+/// are brought together. Each takes off most of what is left.
+const ROUNDS: usize = 6;
+
+/// Corrections stay between a half and twice, in thousandths: beyond that it is not the forecast that
+/// is wrong, but the past that is over.
+const CORRECTION: std::ops::RangeInclusive<u64> = 500..=2_000;
+
+/// Waits below this say nothing of the queue.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// What the pool is doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Requests at the upstream.
+    pub in_flight: u64,
+    /// Tokens held for requests that have not been settled.
+    pub held: u64,
+    /// Requests that may be at the upstream at once.
+    pub most: Option<u64>,
+    /// The least time between two requests.
+    pub gap: Duration,
+    /// How long after the end of an answer its hold is settled.
+    pub settle: Duration,
+}
+
+/// What is known of the recent past.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// Nanoseconds from sending to the head of the answer.
+    head: Mean,
+    /// Nanoseconds from sending to the end of the answer.
+    service: Mean,
+    /// The part of a hold that comes back, in thousandths.
+    refund: Mean,
+    /// Tokens held for a request.
+    held: Mean,
+    /// Tokens that were used, and that were taken to be likely, fading.
+    used: u64,
+    likely: u64,
+    /// Answers seen to their end.
+    seen: u64,
+    classes: Vec<Class>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Class {
+    rank: u32,
+    sent: Rate,
+    /// Waits in fact and as forecast, fading.
+    real: u64,
+    said: u64,
+}
+
+/// A mean that forgets.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean(Option<u64>);
+
+impl Mean {
+    fn add(&mut self, value: u64) {
+        let old = self.0.unwrap_or(value);
+        self.0 = Some(old - old / MEMORY + value / MEMORY);
+    }
+
+    fn get(self) -> u64 {
+        self.0.unwrap_or(0)
+    }
+}
+
+/// Tokens per span, of this span and the one before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    span: u64,
+    now: u64,
+    before: u64,
+}
+
+impl Rate {
+    fn turn(&mut self, now: Timestamp) {
+        let span = now.as_nanos() / SPAN;
+        if span != self.span {
+            self.before = if span == self.span + 1 { self.now } else { 0 };
+            (self.span, self.now) = (span, 0);
+        }
+    }
+
+    fn add(&mut self, units: u64, now: Timestamp) {
+        self.turn(now);
+        self.now = self.now.saturating_add(units);
+    }
+
+    /// Tokens that come in `nanos` if it goes on like this.
+    fn within(mut self, nanos: u64, now: Timestamp) -> u64 {
+        self.turn(now);
+        let rest = SPAN - now.as_nanos() % SPAN;
+        let per_span = self.now.saturating_add(part(self.before, rest, SPAN));
+        part(per_span, nanos, SPAN)
+    }
+}
+
+/// `value * times / of`, without overflow; all of it if `of` is zero.
+fn part(value: u64, times: u64, of: u64) -> u64 {
+    if of == 0 {
+        return value;
+    }
+    let whole = u128::from(value) * u128::from(times) / u128::from(of);
+    u64::try_from(whole).unwrap_or(u64::MAX)
+}
+
+impl Forecast {
+    /// Nothing is known yet of these classes.
+    pub fn new(rules: &[ClassRule]) -> Self {
+        let class = |rule: &ClassRule| Class { rank: rule.rank, ..Class::default() };
+        Self {
+            head: Mean::default(),
+            service: Mean::default(),
+            refund: Mean::default(),
+            held: Mean::default(),
+            used: 0,
+            likely: 0,
+            seen: 0,
+            classes: rules.iter().map(class).collect(),
+        }
+    }
+
+    /// A request of `class` that is likely to use `fair` tokens has been sent.
+    pub fn sent(&mut self, class: usize, fair: u64, now: Timestamp) {
+        if let Some(class) = self.classes.get_mut(class) {
+            class.sent.add(fair, now);
+        }
+    }
+
+    /// The head of an answer took `span`.
+    pub fn head(&mut self, span: Duration) {
+        self.head.add(nanos(span));
+    }
+
+    /// An answer took `span` to its end, and used so many tokens of those `held` for it, where so many
+    /// were `likely`.
+    pub fn ended(&mut self, span: Duration, held: u64, likely: u64, used: u64) {
+        self.service.add(nanos(span));
+        self.held.add(held);
+        let fade = |sum: u64, new: u64| (sum - sum / LONG_MEMORY).saturating_add(new);
+        (self.used, self.likely) = (fade(self.used, used), fade(self.likely, likely));
+        self.seen = self.seen.saturating_add(1);
+        if held > 0 {
+            self.refund.add(part(held.saturating_sub(used), 1_000, held));
+        }
+    }
+
+    /// A request that was to wait so long (`said`) waited so long.
+    pub fn waited(&mut self, class: usize, said: Duration, real: Duration) {
+        let Some(class) = self.classes.get_mut(class).filter(|_| said.max(real) >= SHORT) else {
+            return;
+        };
+        let fade = |sum: u64, new: Duration| sum - sum / MEMORY + nanos(new);
+        (class.real, class.said) = (fade(class.real, real), fade(class.said, said));
+    }
+
+    /// Whether enough has been seen to go by: before that an estimate of what is waiting may be many
+    /// times what it will use.
+    pub const fn is_known(&self) -> bool {
+        self.seen >= MEMORY / 2
+    }
+
+    /// What a request costs that is like those lately.
+    pub fn typical(&self) -> Cost {
+        Cost::new(1, self.held.get())
+    }
+
+    /// How long the head of an answer is likely to take.
+    pub const fn expected_head(&self) -> Duration {
+        Duration::from_nanos(match self.head.0 {
+            Some(head) => head,
+            None => 0,
+        })
+    }
+
+    /// When a request that costs `cost` will start; `fits` says when so many units of a kind fit.
+    pub fn start(
+        &self,
+        ahead: &Ahead,
+        cost: Cost,
+        load: &Load,
+        now: Timestamp,
+        mut fits: impl FnMut(Unit, u64) -> Timestamp,
+    ) -> Timestamp {
+        let held_for = self.service.get().saturating_add(nanos(load.settle)).max(1);
+        let mut wait = 0;
+        for round in 0..ROUNDS {
+            let before = self.before(ahead, wait, now);
+            // What is on its way back by then, and what those before will still have out.
+            let back = part(load.held, self.refund.get(), 1_000);
+            let back = part(back, wait.min(held_for), held_for);
+            let fair = if self.likely == 0 {
+                before.fair
+            } else {
+                part(before.fair, self.used, self.likely)
+            };
+            let spare = before.safe.saturating_sub(fair);
+            let out = part(spare, held_for.min(wait.max(1)), wait.max(1));
+            let needed =
+                |own: u64| fair.saturating_add(out).saturating_add(own).saturating_sub(back);
+            let mut at = now;
+            for unit in Unit::ALL {
+                let units = match unit {
+                    Unit::Requests => before.requests.saturating_add(cost.requests),
+                    Unit::Tokens => needed(cost.tokens),
+                    // In the proportion of the request itself.
+                    Unit::UncachedTokens if cost.uncached == 0 => continue,
+                    Unit::UncachedTokens => {
+                        part(needed(cost.tokens), cost.uncached, cost.tokens).max(cost.uncached)
+                    }
+                };
+                at = at.max(fits(unit, units));
+            }
+            let next = nanos(at.since(now)).max(self.gates(before.requests, load));
+            // Halfway, once it is near: what is added and what comes back pull in turn.
+            wait = if round < 2 { next } else { wait / 2 + next / 2 };
+        }
+        now.after(Duration::from_nanos(part(wait, self.correction(ahead.class), 1_000)))
+    }
+
+    /// What goes before in the next `wait` nanoseconds.
+    fn before(&self, ahead: &Ahead, wait: u64, now: Timestamp) -> Part {
+        let Ahead { class, own, better, lower, share, lower_share } = *ahead;
+        let rank = self.classes.get(class).map_or(0, |class| class.rank);
+        let ranked = self.classes.iter().filter(|other| other.rank < rank);
+        let coming: u64 = ranked.map(|other| other.sent.within(wait, now)).sum();
+        // Some of what came lately still waits; what was sent lately is what comes.
+        let mut first = better.fair.saturating_add(coming);
+        if share > 0 {
+            // The guarantee bounds what better ranks can take.
+            let others = part(own.fair, 1_000 - u64::from(share), u64::from(share));
+            first = first.min(others.max(1));
+        }
+        let own_and_first = own.fair.saturating_add(first);
+        let lower_share = u64::from(lower_share.min(999));
+        let last = part(own_and_first, lower_share, 1_000 - lower_share).min(lower.fair);
+        let taken = |of: Part, fair: u64| Part {
+            requests: part(of.requests, fair, of.fair),
+            fair,
+            safe: part(of.safe, fair, of.fair),
+        };
+        [taken(better, first), taken(lower, last)].into_iter().fold(own, |sum, it| Part {
+            requests: sum.requests.saturating_add(it.requests),
+            fair: sum.fair.saturating_add(it.fair),
+            safe: sum.safe.saturating_add(it.safe.max(it.fair)),
+        })
+    }
+
+    /// The wait for a permit and for the gaps, behind so many requests.
+    fn gates(&self, requests: u64, load: &Load) -> u64 {
+        let gaps = nanos(load.gap).saturating_mul(requests);
+        let permits = load.most.map_or(0, |most| {
+            let missing = load.in_flight.saturating_add(requests + 1).saturating_sub(most);
+            part(self.service.get(), missing, most)
+        });
+        gaps.max(permits)
+    }
+
+    fn correction(&self, class: usize) -> u64 {
+        let Some(Class { real, said, .. }) = self.classes.get(class) else { return 1_000 };
+        if *said == 0 {
+            return 1_000;
+        }
+        part(*real, 1_000, *said).clamp(*CORRECTION.start(), *CORRECTION.end())
+    }
+}

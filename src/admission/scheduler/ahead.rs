@@ -1,0 +1,91 @@
+//! What stands before a request that comes now: what a forecast needs to know of the order.
+
+use super::{Entry, Load, Scheduler};
+
+/// Lanes of other tenants that are looked at one by one; what the rest do is taken from these.
+const LANES: usize = 64;
+
+/// Some of the requests before one.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Part {
+    /// How many.
+    pub requests: u64,
+    /// Tokens that they are likely to use.
+    pub fair: u64,
+    /// Tokens that are held for them.
+    pub safe: u64,
+}
+
+/// What stands before a request.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Ahead {
+    /// Index of its class.
+    pub class: usize,
+    /// Of its class: its tenant's, and others' that have their turn before it.
+    pub own: Part,
+    /// Waiting in classes of better rank.
+    pub better: Part,
+    /// Waiting in classes of lower rank.
+    pub lower: Part,
+    /// The guaranteed share of its own class, in thousandths.
+    pub share: u16,
+    /// The guaranteed shares of the classes of lower rank in which somebody waits.
+    pub lower_share: u16,
+}
+
+impl Part {
+    fn of(load: &Load) -> Self {
+        Self { requests: load.queued as u64, fair: load.fair, safe: load.safe }
+    }
+
+    fn add(&mut self, load: &Load, taken: u64) {
+        let part = |value: u64| {
+            let part = u128::from(value) * u128::from(taken) / u128::from(load.fair.max(1));
+            u64::try_from(part).unwrap_or(u64::MAX)
+        };
+        self.requests += part(load.queued as u64);
+        self.fair += taken;
+        self.safe += part(load.safe);
+    }
+}
+
+impl<T> Scheduler<T> {
+    /// What stands before a request that would begin to wait now. Of its own tenant's it is taken to
+    /// be the last.
+    pub fn ahead(&self, entry: &Entry) -> Ahead {
+        let class = entry.class.min(self.lanes.len() - 1);
+        let lanes = &self.lanes[class];
+        let mut own =
+            lanes.of(entry.tenant).map_or_else(Part::default, |lane| Part::of(&lane.load));
+        // Others have their turn before it as long as their tag is below the one it will have.
+        let turn = lanes.turn_after(entry.tenant, own.fair, entry.weight);
+        let (mut seen, mut taken) = (Load::default(), Part::default());
+        for lane in lanes.in_order().take(LANES).filter(|lane| lane.tenant != entry.tenant) {
+            taken.add(&lane.load, lane.until(turn).min(lane.load.fair));
+            seen.merge(&lane.load);
+        }
+        let rest = self.loads[class].fair.saturating_sub(own.fair).saturating_sub(seen.fair);
+        if rest > 0 && seen.fair > 0 {
+            let all = Load { fair: seen.fair, ..seen };
+            let share = u128::from(taken.fair) * u128::from(rest) / u128::from(seen.fair);
+            taken.add(&all, u64::try_from(share).unwrap_or(u64::MAX));
+        }
+        own.requests += taken.requests;
+        own.fair += taken.fair;
+        own.safe += taken.safe;
+        let mut ahead = Ahead { class, own, share: self.rules[class].share, ..Ahead::default() };
+        for (other, load) in self.loads.iter().enumerate() {
+            let (rank, own_rank) = (self.rules[other].rank, self.rules[class].rank);
+            if other == class || load.queued == 0 {
+                continue;
+            }
+            if rank < own_rank {
+                ahead.better.add(load, load.fair);
+            } else {
+                ahead.lower.add(load, load.fair);
+                ahead.lower_share += self.rules[other].share;
+            }
+        }
+        ahead
+    }
+}
