@@ -20,8 +20,8 @@ pub mod pools;
 pub mod scheduler;
 
 pub use self::pool::{
-    Admitted, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Request, TenantLimits,
-    TenantQueue, Waiting,
+    Admitted, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer, Request,
+    TenantLimits, TenantQueue, Waiting,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
 pub use self::scheduler::ClassRule;

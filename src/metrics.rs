@@ -64,6 +64,8 @@ pub struct Metrics {
     pub upstream_duration: Histogram,
     /// Tokens held at admission over tokens used.
     pub estimate_ratio: Histogram,
+    /// Requests for which less was held because their prompts were counted while they waited.
+    pub estimates_lowered: IntCounter,
     /// Tokens held at admission.
     pub tokens_estimated: IntCounter,
     /// Prompt tokens that answers reported.
@@ -190,6 +192,10 @@ impl Metrics {
                 "tidegate_estimate_ratio",
                 "Tokens held at admission over tokens used, of answers that reported usage.",
                 RATIO_BUCKETS,
+            )?,
+            estimates_lowered: new.counter(
+                "tidegate_estimates_lowered_total",
+                "Requests for which less was held once their prompts had been counted.",
             )?,
             tokens_estimated: new.counter(
                 "tidegate_tokens_estimated_total",

@@ -7,6 +7,7 @@ mod admit;
 mod body;
 mod capped;
 mod class;
+mod counted;
 mod error;
 mod forward;
 mod headers;
@@ -33,6 +34,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::Request;
 use http::uri::PathAndQuery;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
@@ -69,6 +71,7 @@ pub struct Gateway {
     bodies: Budget,
     retry_budget: TpsBudget,
     learned: Arc<Book>,
+    counters: Arc<Semaphore>,
     draining: CancellationToken,
     tasks: TaskTracker,
 }
@@ -103,6 +106,7 @@ impl Gateway {
             ),
             retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
             learned: Arc::default(),
+            counters: counted::turns(),
             draining: CancellationToken::new(),
             config,
             metrics,

@@ -25,7 +25,7 @@ use self::state::{Answer, Decision, State};
 pub use self::terms::{
     Bound, PoolConfig, Queue, Refused, Rejection, Request, Snapshot, TenantLimits, TenantQueue,
 };
-pub use self::waiting::{Asked, Waiting};
+pub use self::waiting::{Asked, Repricer, Waiting};
 use crate::admission::scheduler::Place;
 use crate::limit::{Constraint, Level};
 use crate::time::{Epoch, Timestamp};

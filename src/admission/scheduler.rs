@@ -244,6 +244,19 @@ impl<T> Scheduler<T> {
         self.slots.get(ticket).map(|waiting| waiting.place.kept(waiting.entry.deadline))
     }
 
+    /// Lowers what a waiting request can cost at most; tells whether it did. Its place, and what its
+    /// tenant and class are charged, do not depend on that.
+    pub fn lower(&mut self, ticket: Ticket, cost: Cost) -> bool {
+        let waiting = self.slots.get_mut(ticket);
+        let Some(Waiting { entry, .. }) =
+            waiting.filter(|it| !cost.exceeds(it.entry.cost) && cost != it.entry.cost)
+        else {
+            return false;
+        };
+        entry.cost = cost;
+        true
+    }
+
     /// What has gone before a request although it was its turn.
     pub fn bypassed(&self, ticket: Ticket) -> Cost {
         self.slots.get(ticket).map_or_else(Cost::default, |waiting| waiting.bypassed)

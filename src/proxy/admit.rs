@@ -30,6 +30,8 @@ pub(super) struct Ask {
     pub(super) price: Price,
     /// Whose request it is, and to what: what is learned of it is learned of this.
     pub(super) subject: Subject,
+    /// How its body is written.
+    pub(super) kind: BodyKind,
     /// The output limit that it was given, if any.
     pub(super) capped: Option<Capped>,
     /// What it asks the pool for.
@@ -129,6 +131,7 @@ impl Ask {
             pool,
             price,
             subject,
+            kind,
             capped,
             request,
             patience,

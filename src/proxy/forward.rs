@@ -76,7 +76,9 @@ impl Forward {
     /// If there is none for it.
     pub(super) fn enter(&self) -> Result<Turn, ProxyError> {
         let asked = self.ask.pool.pool.ask(self.ask.request, self.kept_place());
-        asked.map(Turn::first).map_err(|refused| self.refuse(refused))
+        let asked = asked.map_err(|refused| self.refuse(refused))?;
+        self.count_meanwhile(&asked);
+        Ok(Turn::first(asked))
     }
 
     /// Waits for admission and sends the request until there is an answer to hand over; `None` if

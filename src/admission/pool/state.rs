@@ -11,7 +11,7 @@ use super::turn::Wait;
 use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
 use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
-use crate::limit::{Ledger, Sent, Spent};
+use crate::limit::{Cost, Ledger, Sent, Spent};
 use crate::time::Timestamp;
 
 /// Someone who waits.
@@ -207,6 +207,11 @@ impl State {
             self.armed = Some(due);
         }
         sooner
+    }
+
+    /// Lowers what a waiting request can cost; tells whether it did.
+    pub(super) fn lower(&mut self, ticket: Ticket, cost: Cost) -> bool {
+        self.scheduler.lower(ticket, cost)
     }
 
     pub(super) fn disarm(&mut self) {

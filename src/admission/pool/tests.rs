@@ -347,6 +347,29 @@ async fn the_timer_sleeps_while_nothing_is_due() {
     second.await.unwrap().reject(Rejection::default());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_cost_that_comes_down_while_it_waits_lets_the_request_go() {
+    let setup = setup(|_| ());
+    setup.spend(3_000).await;
+    let Asked::Wait(waiting) = setup.pool.ask(setup.request(4_000), None).unwrap() else {
+        unreachable!("3,000 are left");
+    };
+    let repricer = waiting.repricer();
+    let mut waiting = pin!(waiting);
+    assert!(!repricer.lower(Cost::new(1, 5_000)), "that is more");
+    assert!(!repricer.lower(Cost::new(1, 4_000)), "that is the same");
+    assert!(!repricer.lower(Cost { uncached: 5_000, ..Cost::new(1, 1) }), "more in one unit");
+    assert!(repricer.lower(Cost::new(1, 3_500)), "less, and still too much");
+    assert!(poll!(&mut waiting).is_pending());
+    assert!(repricer.lower(Cost::new(1, 2_500)));
+    let Poll::Ready(Ok(admitted)) = poll!(&mut waiting) else { unreachable!("there is room") };
+    assert_eq!(admitted.cost(), Cost::new(1, 2_500));
+    assert_eq!(setup.levels()[1], (500, 2_500));
+    assert!(!repricer.lower(Cost::new(1, 1)), "it has gone");
+    drop(admitted);
+    assert_eq!(setup.levels()[1], (3_000, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{Admitted, Pool, Refused};
 use crate::admission::scheduler::Ticket;
+use crate::limit::Cost;
 
 /// What becomes of a request for admission at once.
 #[derive(Debug)]
@@ -55,6 +56,30 @@ impl Waiting {
     /// The pool that it waits for.
     pub const fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+}
+
+/// Lowers what a waiting request is held to cost, while it waits.
+#[derive(Debug)]
+pub struct Repricer {
+    pool: Arc<Pool>,
+    ticket: Ticket,
+}
+
+impl Waiting {
+    /// A way to lower the cost from elsewhere.
+    pub fn repricer(&self) -> Repricer {
+        Repricer { pool: Arc::clone(&self.pool), ticket: self.ticket }
+    }
+}
+
+impl Repricer {
+    /// Lowers the most that the request can cost to `cost`, and lets it go if there is room now.
+    /// Does nothing, and says so, if that is no less in every unit, or nobody waits any more.
+    pub fn lower(&self, cost: Cost) -> bool {
+        let mut lowered = false;
+        self.pool.change(|state, _| lowered = state.lower(self.ticket, cost));
+        lowered
     }
 }
 

@@ -2,6 +2,7 @@
 //! of requests that ask for too much.
 
 use std::io::Write;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -247,5 +248,43 @@ async fn a_key_may_have_a_cap_of_its_own() {
         assert_eq!(header(&answer, "x-tidegate-output-cap").as_deref(), cap, "{key}");
         answer.bytes().await.expect("whole");
     }
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn prompts_are_counted_while_they_wait_and_only_then() {
+    // One at a time: of eight, seven have to wait.
+    let (_simulator, gateway) = pair(
+        tidegate::simulator::Options {
+            latency: tidegate::simulator::Latency { first_token: Duration::from_millis(3), ..tidegate::simulator::Latency::ZERO },
+            ..roomy()
+        },
+        "models.\"*\".max_concurrent = 1\nmodels.\"*\".limits = [{ unit = \"tokens\", limit = 1_000_000_000, per = \"1d\" }]",
+    )
+    .await;
+    let mut prompts = Prompts::new(env!("CARGO_MANIFEST_DIR"), 5);
+    for _ in 0..6 {
+        send(gateway.chat(&prompts.request(Kind::Json))).await.bytes().await.expect("whole");
+    }
+    let status = gateway.settled().await;
+    let of = |status: &Value, key: &str| status["pools"][0]["calibration"][0][key].clone();
+    assert_eq!((of(&status, "answers"), of(&status, "counted")), (json!(6), json!(0)));
+    for _ in 0..12 {
+        let round: Vec<_> = (0..8).map(|_| gateway.chat(&prompts.request(Kind::Json))).collect();
+        futures_util::future::join_all(round.into_iter().map(async |request| {
+            let answer = send(request).await;
+            let estimated = number(&answer, "x-tidegate-estimated-tokens");
+            let answer: Value = answer.json().await.expect("whole");
+            let used = answer["usage"]["total_tokens"].as_u64().expect("a number");
+            assert!(estimated >= used, "{estimated} held for {used}");
+        }))
+        .await;
+    }
+    let status = gateway.settled().await;
+    let counted = of(&status, "counted").as_u64().expect("a number");
+    let lowered = gateway.metric("tidegate_estimates_lowered_total").await;
+    println!("{counted} of 102 counted, {lowered} lowered");
+    assert!((40..=84).contains(&counted), "seven of eight wait, most of them for long enough");
+    assert!(lowered >= 1.0, "{lowered}");
     gateway.close().await;
 }
