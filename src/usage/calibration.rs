@@ -13,9 +13,11 @@
 //!   [`Calibration::fair`] for whose turn it is.
 //! - Floating point ends here: bounds are whole tokens, rounded up, and the ledger sees no others.
 
+mod features;
 mod kind;
 mod noise;
 
+use self::features::{COUNTED, FEATURES, PRIOR, PRIOR_COUNTED, counted_features, features, float};
 use self::kind::Kind;
 use self::noise::Noise;
 use super::demand::{Demand, OutputLimit, PromptWeight};
@@ -23,7 +25,6 @@ use super::estimate::EstimateRule;
 use super::lengths::Lengths;
 use super::regression::{Belief, Regression};
 use super::report::Usage;
-use super::texture::Texture;
 
 /// Answers of a kind to learn from before its bound differs from the configured rule's.
 const ENOUGH: u64 = 8;
@@ -34,49 +35,6 @@ const MARGIN: f64 = 5.0;
 
 /// What the past is worth after an answer above the bound.
 const AFTER_MISS: f64 = 0.5;
-
-/// Features beside those of the texture: prompts, messages, tools, structure.
-const FRAME: usize = 4;
-/// Everything a prompt is weighed by.
-const FEATURES: usize = FRAME + Texture::COUNTS;
-/// What a prompt is weighed by once its text has been counted.
-const COUNTED: usize = FRAME + 1;
-
-/// Tokens expected of each feature before anything is seen. The spreads are generous: they fade
-/// with the first answers, and until then they keep the bound wide.
-static PRIOR: [Belief; FEATURES] = [
-    // Each prompt, message and tool: what chat templates put around them.
-    belief(16.0, 64.0),
-    belief(5.0, 8.0),
-    belief(8.0, 16.0),
-    // Bytes of brackets, quotes and commas around structured values.
-    belief(0.3, 0.6),
-    // Words, and what long ones have more; letters and capitals within words.
-    belief(1.0, 0.8),
-    belief(0.4, 0.8),
-    belief(0.02, 0.2),
-    belief(0.3, 0.8),
-    // Groups of digits; marks and runs of them; runs of white space.
-    belief(1.0, 1.0),
-    belief(0.5, 0.8),
-    belief(0.3, 0.8),
-    belief(0.8, 1.0),
-    // Characters beyond ASCII: of two bytes, kana, ideographs, hangul, others, of four bytes.
-    belief(0.5, 1.0),
-    belief(0.8, 1.2),
-    belief(0.8, 1.2),
-    belief(0.8, 1.5),
-    belief(1.0, 1.5),
-    belief(2.0, 2.0),
-];
-
-/// The same, where the text has been counted by another tokenizer: one of its tokens is about one.
-static PRIOR_COUNTED: [Belief; COUNTED] =
-    [belief(16.0, 64.0), belief(5.0, 8.0), belief(8.0, 16.0), belief(0.3, 0.6), belief(1.0, 0.5)];
-
-const fn belief(mean: f64, spread: f64) -> Belief {
-    Belief { mean, spread }
-}
 
 /// What is known of one caller's requests to one model.
 #[derive(Clone, Debug, Default)]
@@ -274,30 +232,6 @@ impl<const N: usize> Learned<N> {
 /// Tokens of a prompt that its text says nothing about.
 fn fixed(rule: &EstimateRule, weight: &PromptWeight) -> u64 {
     weight.token_ids.saturating_add(rule.parts(weight))
-}
-
-fn features(demand: &Demand) -> [f64; FEATURES] {
-    fill(frame(demand).into_iter().chain(demand.prompt.texture.counts))
-}
-
-fn counted_features(demand: &Demand, counted: u64) -> [f64; COUNTED] {
-    fill(frame(demand).into_iter().chain([counted]))
-}
-
-fn frame(demand: &Demand) -> [u64; FRAME] {
-    let PromptWeight { messages, tools, structure, .. } = demand.prompt;
-    [demand.prompts, messages, tools, structure]
-}
-
-fn fill<const N: usize>(counts: impl Iterator<Item = u64>) -> [f64; N] {
-    let mut features = [0.0; N];
-    features.iter_mut().zip(counts).for_each(|(feature, count)| *feature = float(count));
-    features
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of bytes and tokens are far below 2^53")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` saturates")]
