@@ -1,10 +1,13 @@
 //! Costs of the usage layer per request: reading a body, and watching a response.
 
 use std::hint::black_box;
+use std::num::NonZeroU64;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
-use tidegate::usage::{BodyKind, Demand, Meter};
+use tidegate::usage::{
+    BodyKind, Calibration, Demand, EstimateRule, Lesson, Meter, Tokenizer, Usage, limit_output,
+};
 
 /// Text with the mix of letters, line ends and quotes that prompts have.
 const SENTENCE: &str =
@@ -83,5 +86,45 @@ fn meter(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, read, meter);
+/// What a request costs: the bound from what was learned, and what an answer teaches.
+fn calibrate(criterion: &mut Criterion) {
+    let kind = BodyKind::from_headers(None, None).expect("JSON");
+    let rule = EstimateRule {
+        prompt_bytes_per_token_milli: NonZeroU64::new(1_400).expect("it is not zero"),
+        per_message: 8,
+        per_request: 64,
+        per_image: 3_000,
+        per_other_part: 3_000,
+        output_default: 16_384,
+        output_cap: None,
+    };
+    let body = chat(4 << 10).to_string().into_bytes();
+    let demand = Demand::read(kind, &body, 1 << 20).expect("a request");
+    let usage = Usage { prompt: 900, completion: 100, total: 1_000, cached: 0 };
+    let lesson = Lesson { usage, counted: None, cut: false };
+    let mut calibration = Calibration::default();
+    (0..50).for_each(|_| calibration.learn(&demand, lesson));
+    let mut group = criterion.benchmark_group("calibration");
+    group.bench_function("bound", |bencher| {
+        bencher.iter(|| calibration.prompt(&rule, black_box(&demand), None));
+    });
+    group.bench_function("fair", |bencher| {
+        bencher.iter(|| calibration.fair(&rule, black_box(&demand)));
+    });
+    group.bench_function("learn", |bencher| {
+        bencher.iter(|| calibration.learn(black_box(&demand), lesson));
+    });
+    group.finish();
+    let mut group = criterion.benchmark_group("body");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("count_o200k_4KiB", |bencher| {
+        bencher.iter(|| Tokenizer::O200k.count_prompt(kind, black_box(&body), 1 << 20));
+    });
+    group.bench_function("limit_output_4KiB", |bencher| {
+        bencher.iter(|| limit_output(kind, black_box(&body), 1 << 20, 4_096));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, read, calibrate, meter);
 criterion_main!(benches);

@@ -17,18 +17,12 @@ const FOR_P99: usize = 100;
 const FOR_MEDIAN: usize = 8;
 
 /// The lengths of a caller's last answers, in tokens of each choice.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lengths {
     last: Vec<u32>,
     next: usize,
     median: u32,
     p99: u32,
-}
-
-impl Default for Lengths {
-    fn default() -> Self {
-        Self { last: Vec::new(), next: 0, median: 0, p99: 0 }
-    }
 }
 
 impl Lengths {

@@ -60,6 +60,7 @@ impl Measured {
 }
 
 /// Learns from prompts of these kinds in any order, and measures all but the first.
+#[expect(clippy::print_stdout, reason = "what is measured is for people to read")]
 fn measure(name: &str, kinds: &[Kind], count: usize, truth: fn(&Value) -> u64) -> Measured {
     let mut prompts = Prompts::new(env!("CARGO_MANIFEST_DIR"), 7);
     let mut order = fastrand::Rng::with_seed(3);
@@ -124,6 +125,7 @@ fn the_calibrated_bound_is_tight_and_holds_for_a_real_tokenizer() {
 
 /// The hardest turn: fifty prompts of one kind, then one of another.
 #[test]
+#[expect(clippy::print_stdout, reason = "what is measured is for people to read")]
 fn a_sudden_change_of_content_is_covered() {
     let kind = BodyKind::from_headers(None, None).expect("JSON");
     let mut misses = Vec::new();
