@@ -209,7 +209,8 @@ impl Forward {
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
             let mut body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
-            let ahead = if self.begun || body.is_stream() {
+            let long = http_body::Body::size_hint(&body).lower() > READ_AHEAD as u64;
+            let ahead = if self.begun || body.is_stream() || long {
                 None
             } else {
                 Some(peek(&mut body, READ_AHEAD, READ_AHEAD_FOR).await)
