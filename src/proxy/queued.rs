@@ -101,7 +101,7 @@ pub(super) fn begin(mut forward: Forward, turn: Turn) -> Response {
     forward.begun = true;
     let tick = Box::pin(tokio::time::sleep_until(Instant::now()));
     let stage = Stage::Waiting(Box::pin(go_on(forward, turn)));
-    let body = Queued { stage, status, every, tick };
+    let body = Queued { stage, comment: move || status.comment(), every, tick };
     *response.body_mut() = if multiplexed {
         Body::new(pump(body, gateway.config.server.write_timeout, &gateway.tasks))
     } else {
@@ -156,9 +156,9 @@ fn can_follow(headers: &HeaderMap) -> bool {
 }
 
 /// The body of an answer that began before there was one.
-struct Queued {
+struct Queued<C> {
     stage: Stage,
-    status: Status,
+    comment: C,
     every: Duration,
     tick: Pin<Box<Sleep>>,
 }
@@ -169,7 +169,7 @@ enum Stage {
     Over,
 }
 
-impl HttpBody for Queued {
+impl<C: Fn() -> String + Unpin> HttpBody for Queued<C> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -189,7 +189,7 @@ impl HttpBody for Queued {
                     Poll::Pending => {
                         ready!(this.tick.as_mut().poll(cx));
                         this.tick.as_mut().reset(Instant::now() + this.every);
-                        let comment = Bytes::from(this.status.comment());
+                        let comment = Bytes::from((this.comment)());
                         return Poll::Ready(Some(Ok(Frame::data(comment))));
                     }
                 },
@@ -242,3 +242,6 @@ impl Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
