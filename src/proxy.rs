@@ -200,10 +200,11 @@ async fn metered(
     });
     // Waits for its turn, is sent, and comes back with a body that settles when it ends.
     let multiplexed = head.version == http::Version::HTTP_2;
+    let came = body.clone();
     let body = ask.capped.as_ref().map_or(body, |capped| capped.body.clone());
     let outgoing = gateway.outgoing(head, path, body);
-    let mut forward =
-        Forward { gateway, record, ask, outgoing, multiplexed, begun: false, _memory: memory };
+    let (begun, _memory) = (false, memory);
+    let mut forward = Forward { gateway, record, ask, came, outgoing, multiplexed, begun, _memory };
     let mut turn = match forward.enter() {
         Ok(turn) => turn,
         Err(error) => return Ok(forward.finish(Err(error))),

@@ -43,6 +43,8 @@ pub(super) struct Forward {
     pub(super) gateway: Arc<Gateway>,
     pub(super) record: Arc<Record>,
     pub(super) ask: Ask,
+    /// The body as the caller sent it.
+    pub(super) came: Bytes,
     pub(super) outgoing: Outgoing,
     /// Whether the caller shares its connection with others.
     pub(super) multiplexed: bool,

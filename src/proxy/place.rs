@@ -11,7 +11,7 @@ impl Forward {
     /// The place kept for this request, if it was refused a moment ago.
     pub(super) fn kept_place(&self) -> Option<Place> {
         let named = &self.ask.pool;
-        if !named.kept.lock().may_have(self.outgoing.body.len() as u64) {
+        if !named.kept.lock().may_have(self.came.len() as u64) {
             return None;
         }
         let twin = self.twin();
@@ -32,11 +32,12 @@ impl Forward {
         self.gateway.metrics.places_kept.inc();
     }
 
+    /// By the caller's own bytes: what is sent may differ from one time to the next.
     fn twin(&self) -> Twin {
-        let digest = Sha256::digest(&self.outgoing.body);
+        let digest = Sha256::digest(&self.came);
         let mut body = [0; 16];
         body.copy_from_slice(&digest[..16]);
-        let length = self.outgoing.body.len() as u64;
+        let length = self.came.len() as u64;
         Twin { tenant: self.ask.tenant.clone(), length, body }
     }
 }
