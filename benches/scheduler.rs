@@ -51,7 +51,7 @@ impl Line {
             bytes: 4_000,
             class: self.rng.usize(..3),
             tenant,
-            weight: NonZeroU32::new(1 + u32::from(tenant % 4 == 0)).expect("above zero"),
+            weight: NonZeroU32::new(1 + u32::from(tenant.is_multiple_of(4))).expect("above zero"),
             ..Entry::new(cost, self.now, deadline)
         }
     }

@@ -131,7 +131,7 @@ impl Evidence {
         let spent_by = |at: u64, late: bool| {
             let index = self.spent.partition_point(|(when, _)| when.as_nanos() <= at);
             let index = if late { index } else { index.saturating_sub(1) };
-            self.spent.get(index).or(self.spent.back()).map_or(0, |(_, spent)| *spent)
+            self.spent.get(index).or_else(|| self.spent.back()).map_or(0, |(_, spent)| *spent)
         };
         let least = spent_by(ago(look.sent_at), false) - spent_by(ago(last.seen_at), true);
         let most = spent_by(ago(look.seen_at), true) - spent_by(ago(last.sent_at), false);

@@ -57,7 +57,7 @@ impl Headers {
     pub(super) fn grain(&mut self, remaining: u64, limit: u64) -> u64 {
         if remaining > 0 && remaining < limit {
             let mut grain = self.grain.map_or(1_000_000_000, NonZeroU64::get);
-            while remaining % grain != 0 {
+            while !remaining.is_multiple_of(grain) {
                 grain /= 10;
             }
             self.grain = NonZeroU64::new(grain);

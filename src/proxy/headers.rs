@@ -214,8 +214,8 @@ impl<'a> Readings<'a> {
 /// A number of units; fractions are cut off, and what is below zero is nothing.
 fn number(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?.trim();
-    if text.starts_with('-') {
-        return text[1..].parse::<u64>().ok().map(|_| 0);
+    if let Some(below) = text.strip_prefix('-') {
+        return below.parse::<u64>().ok().map(|_| 0);
     }
     text.split_once('.').map_or(text, |(whole, _)| whole).parse().ok()
 }

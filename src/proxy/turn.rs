@@ -15,6 +15,7 @@ use crate::metrics::RetryReason;
 use crate::proxy::forward::{Forward, Miss};
 
 /// A wait for admission that can be moved, and gone on with elsewhere.
+#[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 pub(super) enum Wait {
     /// It is over: admitted at once.
     Over(Option<Admitted>),

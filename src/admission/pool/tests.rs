@@ -321,7 +321,7 @@ async fn a_paced_class_waits_without_holding_up_the_others() {
     let start = setup.epoch.now();
     // A tenth of the hour may go at once, and then a thousand tokens a minute.
     assert!(run(1).await.is_ok() && run(1).await.is_ok());
-    let mut third = pin!(run(1));
+    let mut third = Box::pin(run(1));
     assert!(poll!(&mut third).is_pending());
     for _ in 0..10 {
         assert_eq!(run(0).await, Ok(start), "others pass it at once");

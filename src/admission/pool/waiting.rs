@@ -13,6 +13,7 @@ use crate::admission::scheduler::Ticket;
 use crate::limit::Cost;
 
 /// What becomes of a request for admission at once.
+#[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 #[derive(Debug)]
 pub enum Asked {
     /// It may go.
