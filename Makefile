@@ -1,4 +1,4 @@
-.PHONY: run test install check bench clean
+.PHONY: run test install check mutants bench clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -20,6 +20,10 @@ check: .tools/bin/cargo-deny
 
 .tools/bin/cargo-deny:
 	command -v cargo-deny || cargo install --locked --root .tools cargo-deny@0.20.2
+
+# Breaks the core on purpose: every mistake must be noticed by the tests.
+mutants:
+	@tests/mutants
 
 bench:
 	cargo bench --locked --bench '*'

@@ -19,6 +19,7 @@ use crate::admission::kept::Kept;
 use crate::admission::scheduler::Place;
 use crate::admission::{Pool, PoolConfig};
 use crate::time::Epoch;
+use crate::usage::OutputLearner;
 
 /// Identifies a pool: a digest of the upstream account and the model's name.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -42,6 +43,8 @@ pub struct Named {
     pub pool: Arc<Pool>,
     /// Places of requests that may come back.
     pub kept: Mutex<Kept<Place>>,
+    /// What the upstream reserves for answers.
+    pub reserved: Mutex<OutputLearner>,
 }
 
 /// Places kept in each pool: a courtesy to clients that try again, and 200 KiB at the most.
@@ -98,7 +101,8 @@ impl Pools {
                 let (profile, config) = profile();
                 let pool = Pool::start(config, self.epoch, &self.tasks);
                 let kept = Mutex::new(Kept::new(KEPT_PLACES));
-                let named = Named { model: model.into(), profile, pool, kept };
+                let reserved = Mutex::default();
+                let named = Named { model: model.into(), profile, pool, kept, reserved };
                 Arc::clone(&entry.insert(Arc::new(named)))
             }
         };

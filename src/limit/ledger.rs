@@ -54,6 +54,8 @@ pub struct Hold {
     at: Timestamp,
     /// What was ever held when it was placed.
     placed: [u64; Unit::ALL.len()],
+    /// The windows of which nothing was used before, as bits.
+    full: u32,
     probe: bool,
 }
 
@@ -64,6 +66,7 @@ pub struct Sent {
     cost: Cost,
     sent_at: Timestamp,
     placed: [u64; Unit::ALL.len()],
+    full: u32,
     charged_at: Option<Timestamp>,
     probe: bool,
     /// The windows whose level counts this request as reserved, by the upstream's own word.
@@ -127,9 +130,9 @@ impl Hold {
 
     /// Marks the request as handed to the upstream; called before its first byte is.
     pub const fn sent(self) -> Sent {
-        let Self { cost, at, placed, probe } = self;
+        let Self { cost, at, placed, full, probe } = self;
         let counted = Counted { bucket: 0, log: 0 };
-        Sent { cost, sent_at: at, placed, charged_at: None, probe, counted }
+        Sent { cost, sent_at: at, placed, full, charged_at: None, probe, counted }
     }
 }
 
@@ -171,8 +174,12 @@ impl Ledger {
     /// [`Denied`], as [`Self::hold`].
     pub fn hold_as(&mut self, cost: Cost, paced: bool, now: Timestamp) -> Result<Hold, Denied> {
         self.check_as(cost, paced, now)?;
-        for window in &mut self.windows {
-            window.hold(cost.of(window.quota().unit()), now);
+        let mut full = 0;
+        for (index, window) in self.windows.iter_mut().enumerate() {
+            let unit = window.quota().unit();
+            let alone = self.open[unit.index()] == 0 && window.is_untouched(now);
+            full |= if alone { bit(index) } else { 0 };
+            window.hold(cost.of(unit), now);
         }
         self.sent += 1;
         self.count(cost, |ledger, unit, units| {
@@ -185,7 +192,7 @@ impl Ledger {
         if probe {
             self.probe = Probe::Sent;
         }
-        Ok(Hold { cost, at: now, placed: self.placed, probe })
+        Ok(Hold { cost, at: now, placed: self.placed, full, probe })
     }
 
     fn count(&mut self, cost: Cost, mut add: impl FnMut(&mut Self, usize, i128)) {
@@ -298,8 +305,8 @@ impl Ledger {
     fn end(&mut self, sent: Sent, used: Cost, now: Timestamp) {
         for (index, window) in self.windows.iter_mut().enumerate() {
             let unit = window.quota().unit();
-            let bit = |bits: u32| bits >> index.min(31) & 1 == 1;
-            let counted = Counted { bucket: bit(sent.counted.bucket), log: bit(sent.counted.log) };
+            let is = |bits: u32| bits & bit(index) != 0;
+            let counted = Counted { bucket: is(sent.counted.bucket), log: is(sent.counted.log) };
             window.advance(now);
             window.settle(sent.cost.of(unit), used.of(unit), sent.charged_at, counted, now);
         }
@@ -363,6 +370,11 @@ impl Ledger {
             window.is_untouched(now)
         })
     }
+}
+
+/// The bit that stands for a window; there is none for those beyond the 32nd.
+fn bit(index: usize) -> u32 {
+    u32::try_from(index).ok().and_then(|index| 1_u32.checked_shl(index)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::proxy::class::class_of;
 use crate::proxy::error::ProxyError;
 use crate::proxy::learned::{Study, Subject};
 use crate::proxy::queued::Beats;
-use crate::usage::{BodyKind, Calibration, Demand, Estimate};
+use crate::usage::{BodyKind, Calibration, Demand, Estimate, OutputLimit};
 
 /// What is known of a request once its body has been read.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Ask {
     pub(super) request: Request,
     /// How long it can wait in all.
     pub(super) patience: Duration,
+    /// The output limit it names, if it asks for one answer.
+    asked: Option<OutputLimit>,
     /// When its caller is told that it waits, if ever.
     pub(super) beats: Option<Beats>,
     /// Who asks.
@@ -70,6 +72,15 @@ impl Price {
         let fair = known.map_or_else(|| estimate.total(), |known| known.fair(rule, demand));
         Self { estimate, least, cost: cost(profile, estimate, least), fair }
     }
+
+    /// Holds no more for each answer than the upstream was seen to reserve.
+    fn reserve_at_most(&mut self, profile: &Profile, each: Option<u64>, demand: &Demand) {
+        let all = each.map(|it| it.saturating_mul(demand.choices).saturating_mul(demand.prompts));
+        if let Some(all) = all.filter(|all| *all < self.estimate.output) {
+            self.estimate.output = all;
+            self.cost = cost(profile, self.estimate, self.least);
+        }
+    }
 }
 
 /// What is held in each unit.
@@ -79,6 +90,15 @@ pub(super) fn cost(profile: &Profile, estimate: Estimate, least: Estimate) -> Co
 }
 
 impl Ask {
+    /// The upstream has reserved so many tokens for this request at most.
+    pub(super) fn learn_reserved(&self, tokens: u64) {
+        if let Some(asked) = self.asked {
+            // What the prompt takes of it at least is not the answer's.
+            let output = tokens.saturating_sub(self.price.least.prompt);
+            self.pool.reserved.lock().observe(asked, output);
+        }
+    }
+
     /// Reads a metered request.
     pub(super) fn read(
         gateway: &Gateway,
@@ -115,8 +135,14 @@ impl Ask {
         let sent = (kind, body);
         let capped =
             Capped::plan(config, &caller.tenant, profile, known.as_deref(), &mut demand, sent);
-        let price = Price::of(profile, known.as_deref(), &demand);
+        let mut price = Price::of(profile, known.as_deref(), &demand);
         drop(known);
+        if profile.calibrate {
+            let reserved = pool.reserved.lock().bound(demand.output_limit);
+            price.reserve_at_most(profile, reserved, &demand);
+        }
+        let single = demand.choices == 1 && demand.prompts == 1;
+        let asked = single.then_some(demand.output_limit);
         let request = Request {
             fair: price.fair,
             class,
@@ -135,6 +161,7 @@ impl Ask {
             capped,
             request,
             patience,
+            asked,
             beats,
             tenant: Arc::clone(&caller.tenant),
             max_queued,

@@ -207,7 +207,9 @@ impl Forward {
         }
         if head.status.is_success() {
             admitted.charged();
-            admitted.observe(Readings::of(&head.headers).iter());
+            if let Some(tokens) = admitted.observe(Readings::of(&head.headers).iter()) {
+                self.ask.learn_reserved(tokens);
+            }
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
             let mut body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);

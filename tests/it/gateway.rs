@@ -7,6 +7,7 @@ mod estimate;
 mod explain;
 mod identity;
 mod limits;
+mod observer;
 mod passing;
 mod paths;
 mod places;

@@ -81,11 +81,14 @@ impl Admitted {
     }
 
     /// The head of an answer shows what is left of the quota. To be called after [`Self::charged`]
-    /// where the request was charged.
-    pub fn observe<'a>(&mut self, readings: impl Iterator<Item = Reading<'a>>) {
+    /// where the request was charged. Returns how many tokens the upstream has reserved for it at
+    /// most, where that can be told.
+    pub fn observe<'a>(&mut self, readings: impl Iterator<Item = Reading<'a>>) -> Option<u64> {
+        let mut reserved = None;
         if let Some(grant) = &mut self.grant {
-            self.pool.change(|state, now| state.observe(grant, readings, now));
+            self.pool.change(|state, now| reserved = state.observe(grant, readings, now));
         }
+        reserved
     }
 
     /// The upstream refused the request because a quota was used up; tells whose use that is due to.

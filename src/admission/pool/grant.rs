@@ -81,10 +81,11 @@ impl State {
         grant: &mut Grant,
         readings: impl Iterator<Item = Reading<'a>>,
         now: Timestamp,
-    ) {
+    ) -> Option<u64> {
         self.catch_up(now);
-        if let Held::There(sent) = &mut grant.held {
-            self.ledger.observe(sent, readings, now);
+        match &mut grant.held {
+            Held::There(sent) => self.ledger.observe(sent, readings, now),
+            Held::Here(_) | Held::Moving => None,
         }
     }
 

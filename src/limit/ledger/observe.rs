@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, Sent};
+use super::{Ledger, Sent, bit};
 use crate::limit::Unit;
 use crate::limit::reading::{Reading, Sighting};
 use crate::limit::window::Around;
@@ -37,28 +37,37 @@ impl Ledger {
     /// Takes the levels that the head of an answer shows for what they are: the upstream's own, at
     /// some instant between sending the request and now, with the request charged unless the answer
     /// is a refusal. To be called after [`Self::charged`] where it was charged.
+    ///
+    /// Where nothing else can have been charged, what is missing is what the upstream has reserved for
+    /// this request: returns at most how many tokens that are.
     pub fn observe<'a>(
         &mut self,
         sent: &mut Sent,
         readings: impl IntoIterator<Item = Reading<'a>>,
         now: Timestamp,
-    ) {
+    ) -> Option<u64> {
+        let mut reserved: Option<u64> = None;
         for reading in readings {
             let Reading { unit, window: name, limit, remaining } = reading;
             let Some(index) = self.index_of(unit, name) else { continue };
-            let (at, own) = (unit.index(), i128::from(sent.cost.of(unit)));
+            let (at, held) = (unit.index(), i128::from(sent.cost.of(unit)));
             // What it says leaves open whether those are in it that were not heard of before.
-            let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - own;
+            let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - held;
             let (open, unheard) = (self.open[at], self.unheard[at]);
             let next = i128::from(self.placed[at].wrapping_sub(sent.placed[at]));
             let around = Around { sent_at: sent.sent_at, later, next, open, unheard };
             let window = &mut self.windows[index];
             window.advance(now);
+            if unit == Unit::Tokens && sent.full & bit(index) != 0 && later == 0 && next == 0 {
+                let most = window.taken(Sighting { limit, remaining }, sent.sent_at, now);
+                reserved = [reserved, most].into_iter().flatten().min();
+            }
             let counted = window.observe(Sighting { limit, remaining }, around, now);
-            let bit = 1_u32.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
-            sent.counted.bucket |= if counted.bucket { bit } else { 0 };
-            sent.counted.log |= if counted.log { bit } else { 0 };
+            let own = bit(index);
+            sent.counted.bucket |= if counted.bucket { own } else { 0 };
+            sent.counted.log |= if counted.log { own } else { 0 };
         }
+        reserved
     }
 
     fn index_of(&self, unit: Unit, name: &str) -> Option<usize> {

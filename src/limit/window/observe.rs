@@ -109,6 +109,19 @@ impl Window {
         Counted { bucket, log }
     }
 
+    /// The most that can have been taken from a window that was full at an instant.
+    pub(in crate::limit) fn taken(
+        &self,
+        seen: Sighting,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> Option<u64> {
+        let same = seen.limit.is_none_or(|limit| limit == self.quota.limit());
+        let shown = i128::from(seen.remaining.filter(|_| same)?);
+        let taken = self.limit() - shown + self.earned_since(since, now);
+        u64::try_from(taken).ok()
+    }
+
     /// Sets the bucket to the least that there is where it is below it, and to what is likely where
     /// it is above the most.
     fn observe_bucket(&mut self, bounds: Bounds, since: Timestamp, now: Timestamp) -> (bool, i128) {
