@@ -9,7 +9,7 @@
 //! - One pass, no allocation, and nothing of the text is kept.
 //! - Every count is at most the number of bytes, so none overflows.
 
-/// Kinds of bytes.
+/// Kinds of bytes; a power of two, so that a state and a class make an index by their bits.
 const CLASSES: usize = 16;
 const CONTROL: u8 = 0;
 const LOWER: u8 = 1;
@@ -41,8 +41,10 @@ const LONG_AFTER: u8 = 6;
 /// Digits that make one group: tokenizers cut numbers so.
 const GROUP_OF: u8 = 3;
 
-/// States of the scan: where the last byte left it.
-const STATES: usize = 24;
+/// States of the scan: where the last byte left it. A power of two as well, not all of them used.
+const STATES: usize = 32;
+/// Entries of the tables.
+const STEPS: usize = STATES * CLASSES;
 const START: u8 = 0;
 const AFTER_SPACE: u8 = 1;
 const AFTER_BLANK: u8 = 2;
@@ -69,7 +71,7 @@ pub struct Texture {
     pub counts: [u64; Self::COUNTS],
 }
 
-/// What one byte adds in one state: the next state, and the counts it raises, eight bits each.
+/// What one byte does in one state: the next state, and the counts it raises, eight bits each.
 #[derive(Clone, Copy)]
 struct Step {
     low: u64,
@@ -78,7 +80,11 @@ struct Step {
 }
 
 static CLASS: [u8; 256] = classes();
-static STEPS: [Step; STATES * CLASSES] = steps();
+/// The next state, times [`CLASSES`], by state and class. A table of its own, because a scan waits
+/// for it at each byte and for the others never.
+static NEXT: [u16; STEPS] = next();
+/// The counts raised, by state and class: those of the low eight and those of the others.
+static RAISED: [[u64; 2]; STEPS] = raised();
 
 impl Texture {
     /// How many things are counted.
@@ -107,7 +113,7 @@ impl Texture {
     /// Adds a text.
     pub(super) fn add(&mut self, text: &[u8]) {
         if text.len() < LANES_FROM {
-            let mut state = [START];
+            let mut state = [0];
             for span in text.chunks(SPAN) {
                 let ([tally], end) = scan([span], state);
                 state = end;
@@ -121,7 +127,7 @@ impl Texture {
         let (second, rest) = rest.split_at(quarter);
         let (third, fourth) = rest.split_at(quarter);
         let (fourth, left) = fourth.split_at(quarter);
-        let mut states = [START; LANES];
+        let mut states = [0; LANES];
         let mut lanes = [first, second, third, fourth].map(|lane| lane.chunks(SPAN));
         loop {
             let spans = lanes.each_mut().map(Iterator::next);
@@ -134,7 +140,7 @@ impl Texture {
         self.sum(tally);
     }
 
-    fn sum(&mut self, (low, high): (u64, u64)) {
+    fn sum(&mut self, [low, high]: [u64; 2]) {
         let bytes = low.to_le_bytes().into_iter().chain(high.to_le_bytes());
         for (count, more) in self.counts.iter_mut().zip(bytes) {
             *count = count.saturating_add(u64::from(more));
@@ -143,18 +149,17 @@ impl Texture {
 }
 
 /// Scans spans of equal length, at most [`SPAN`] bytes, side by side.
-fn scan<const N: usize>(spans: [&[u8]; N], mut states: [u8; N]) -> ([(u64, u64); N], [u8; N]) {
-    let mut tallies = [(0, 0); N];
+fn scan<const N: usize>(spans: [&[u8]; N], mut states: [u16; N]) -> ([[u64; 2]; N], [u16; N]) {
+    let mut tallies = [[0; 2]; N];
     let len = spans.iter().map(|span| span.len()).min().unwrap_or(0);
-    let spans = spans.map(|span| span.get(..len).unwrap_or_default());
+    let spans = spans.map(|span| &span[..len]);
     for at in 0..len {
-        for ((span, state), tally) in spans.iter().zip(&mut states).zip(&mut tallies) {
-            let byte = span.get(at).copied().unwrap_or_default();
-            let class = CLASS[usize::from(byte)];
-            let step = &STEPS[usize::from(*state) * CLASSES + usize::from(class)];
-            tally.0 += step.low;
-            tally.1 += step.high;
-            *state = step.next;
+        for lane in 0..N {
+            let class = CLASS[usize::from(spans[lane][at])];
+            let step = (usize::from(states[lane]) | usize::from(class)) % STEPS;
+            tallies[lane][0] += RAISED[step][0];
+            tallies[lane][1] += RAISED[step][1];
+            states[lane] = NEXT[step];
         }
     }
     (tallies, states)
@@ -188,20 +193,28 @@ const fn classes() -> [u8; 256] {
     }
 }
 
-const fn steps() -> [Step; STATES * CLASSES] {
-    let mut table = [Step { low: 0, high: 0, next: START }; STATES * CLASSES];
-    let mut state = 0;
-    while state < STATES {
-        let mut class = 0;
-        while class < CLASSES {
-            #[expect(clippy::cast_possible_truncation, reason = "both are far below 256")]
-            let made = step(state as u8, class as u8);
-            table[state * CLASSES + class] = made;
-            class += 1;
-        }
-        state += 1;
+const fn next() -> [u16; STEPS] {
+    let (mut table, mut at) = ([0; STEPS], 0);
+    while at < STEPS {
+        table[at] = step_at(at).next as u16 * CLASSES as u16;
+        at += 1;
     }
     table
+}
+
+const fn raised() -> [[u64; 2]; STEPS] {
+    let (mut table, mut at) = ([[0; 2]; STEPS], 0);
+    while at < STEPS {
+        let step = step_at(at);
+        table[at] = [step.low, step.high];
+        at += 1;
+    }
+    table
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "both are far below 256")]
+const fn step_at(at: usize) -> Step {
+    step((at / CLASSES) as u8, (at % CLASSES) as u8)
 }
 
 const fn step(state: u8, class: u8) -> Step {
