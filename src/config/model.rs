@@ -53,6 +53,8 @@ pub struct Profile {
     pub estimate: EstimateRule,
     /// Whether that is lowered to what answers show.
     pub calibrate: bool,
+    /// What is added to what answers show, in hundredths of it.
+    pub margin_percent: u64,
     /// What counts a prompt's tokens while it waits.
     pub tokenizer: Option<Tokenizer>,
     /// What is done about requests that ask for too much output.
@@ -219,12 +221,13 @@ impl Draft {
             output_cap: self.output_cap,
         };
         let (max_concurrent, min_gap) = (self.max_concurrent, self.min_gap.unwrap_or_default());
-        let (calibrate, tokenizer) = self.learning.finish();
+        let (calibrate, margin_percent, tokenizer) = self.learning.finish();
         Some(Profile {
             name: name.into(),
             limits,
             estimate,
             calibrate,
+            margin_percent,
             tokenizer,
             output: self.output_choice.policy(),
             max_concurrent,

@@ -137,6 +137,7 @@ fn profile(profile: &Profile) -> Value {
         ("per_request", int(rule.per_request)),
         ("per_part", int(rule.per_image)),
         ("calibrate", Value::Boolean(profile.calibrate)),
+        ("margin_percent", int(profile.margin_percent)),
         ("tokenizer", text(&profile.tokenizer.map_or("none", Tokenizer::as_str))),
     ]);
     let mut table = Table::new();

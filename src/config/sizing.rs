@@ -4,10 +4,18 @@
 use super::section::Section;
 use crate::usage::{OutputCap, OutputPolicy, Tokenizer};
 
+/// What is added to what answers show, unless configured: what the upstream sets aside for a prompt
+/// is an estimate, and may well be a few hundredths above the count that it reports afterwards.
+const MARGIN_PERCENT: u64 = 5;
+
+/// The most that can be added: with ten times the tokens nothing has been learned.
+const MOST_MARGIN: u64 = 1_000;
+
 /// Whether and how prompts are learned from; what is absent comes from the fallback.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Learning {
     calibrate: Option<bool>,
+    margin_percent: Option<u64>,
     tokenizer: Option<Option<Tokenizer>>,
 }
 
@@ -22,6 +30,10 @@ impl Learning {
     /// Reads its keys of `prompt_estimate`.
     pub(super) fn read(section: &mut Section<'_>) -> Self {
         let calibrate = section.get("calibrate");
+        let margin_percent = section.get("margin_percent");
+        if margin_percent.is_some_and(|percent| percent > MOST_MARGIN) {
+            section.problem("margin_percent", format!("at most {MOST_MARGIN}"));
+        }
         let tokenizer = section.get::<String>("tokenizer").and_then(|name| match name.as_str() {
             "none" => Some(None),
             "o200k" => Some(Some(Tokenizer::O200k)),
@@ -31,21 +43,23 @@ impl Learning {
                 None
             }
         });
-        Self { calibrate, tokenizer }
+        Self { calibrate, margin_percent, tokenizer }
     }
 
     pub(super) fn over(self, base: Self) -> Self {
         Self {
             calibrate: self.calibrate.or(base.calibrate),
+            margin_percent: self.margin_percent.or(base.margin_percent),
             tokenizer: self.tokenizer.or(base.tokenizer),
         }
     }
 
-    /// Whether to learn, and what counts tokens while a request waits.
-    pub(super) fn finish(self) -> (bool, Option<Tokenizer>) {
+    /// Whether to learn, what to add, and what counts tokens while a request waits.
+    pub(super) fn finish(self) -> (bool, u64, Option<Tokenizer>) {
         let calibrate = self.calibrate.unwrap_or(true);
         let tokenizer = self.tokenizer.unwrap_or(Some(Tokenizer::O200k));
-        (calibrate, tokenizer.filter(|_| calibrate))
+        let margin_percent = self.margin_percent.unwrap_or(MARGIN_PERCENT);
+        (calibrate, margin_percent, tokenizer.filter(|_| calibrate))
     }
 }
 

@@ -66,8 +66,8 @@ impl Price {
     pub(super) fn of(profile: &Profile, known: Option<&Calibration>, demand: &Demand) -> Self {
         let rule = &profile.estimate;
         let (mut estimate, least) = (rule.estimate(demand), rule.least(demand));
-        if let Some(known) = known.filter(|_| profile.calibrate) {
-            estimate.prompt = known.prompt(rule, demand, None);
+        if let Some(known) = known {
+            estimate.prompt = prompt(profile, known, demand, None);
         }
         let fair = known.map_or_else(|| estimate.total(), |known| known.fair(rule, demand));
         Self { estimate, least, cost: cost(profile, estimate, least), fair }
@@ -81,6 +81,25 @@ impl Price {
             self.cost = cost(profile, self.estimate, self.least);
         }
     }
+}
+
+/// The most tokens that a prompt of a caller that is `known` may have, or that the upstream may take
+/// it for: what it sets aside is an estimate of its own, above the count that it reports later.
+pub(super) fn prompt(
+    profile: &Profile,
+    known: &Calibration,
+    demand: &Demand,
+    counted: Option<u64>,
+) -> u64 {
+    let rule = &profile.estimate;
+    let by_bytes = rule.estimate(demand).prompt;
+    if !profile.calibrate {
+        return by_bytes;
+    }
+    let bound = known.prompt(rule, demand, counted);
+    let margin = u128::from(bound) * u128::from(profile.margin_percent);
+    let margin = u64::try_from(margin.div_ceil(100)).unwrap_or(u64::MAX);
+    bound.saturating_add(margin).min(by_bytes.max(bound))
 }
 
 /// What is held in each unit.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::Semaphore;
 
 use crate::admission::{Asked, Repricer};
-use crate::proxy::admit::cost;
+use crate::proxy::admit::{cost, prompt};
 use crate::proxy::forward::Forward;
 use crate::proxy::record::Record;
 use crate::usage::{Demand, Estimate, Tokenizer};
@@ -66,7 +66,7 @@ impl Forward {
             });
             let Some(known) = gateway.learned.find(&subject) else { return };
             let Some(profile) = gateway.config.models.profile(&demand.model) else { return };
-            let prompt = known.lock().prompt(&profile.estimate, &demand, Some(tokens));
+            let prompt = prompt(profile, &known.lock(), &demand, Some(tokens));
             let estimate = Estimate { prompt, ..price.estimate };
             if repricer.lower(cost(profile, estimate, price.least)) {
                 gateway.metrics.estimates_lowered.inc();

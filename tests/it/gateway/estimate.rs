@@ -61,7 +61,10 @@ async fn estimates_come_down_to_what_prompts_really_cost() {
         let estimated = number(&answer, "x-tidegate-estimated-tokens");
         let answer: Value = answer.json().await.expect("whole");
         let used = answer["usage"]["total_tokens"].as_u64().expect("a number");
-        assert!(estimated >= used, "{kind:?}: {estimated} held for {used}");
+        let prompt = answer["usage"]["prompt_tokens"].as_u64().expect("a number");
+        // What the upstream sets aside is above what it reports.
+        let reserved = used + (prompt * 2).div_ceil(100);
+        assert!(estimated >= reserved, "{kind:?}: {estimated} held, {reserved} set aside");
         excess.push(i64::try_from((estimated - used) * 1_000 / used).expect("small"));
     }
     let median = |part: &[i64]| {
