@@ -10,7 +10,8 @@
 //! - Every count is at most the number of bytes, so none overflows.
 
 /// Kinds of bytes; a power of two, so that a state and a class make an index by their bits.
-const CLASSES: usize = 16;
+const CLASSES: usize = 1 << CLASS_BITS;
+const CLASS_BITS: u32 = 4;
 const CONTROL: u8 = 0;
 const LOWER: u8 = 1;
 const UPPER: u8 = 2;
@@ -196,7 +197,7 @@ const fn classes() -> [u8; 256] {
 const fn next() -> [u16; STEPS] {
     let (mut table, mut at) = ([0; STEPS], 0);
     while at < STEPS {
-        table[at] = step_at(at).next as u16 * CLASSES as u16;
+        table[at] = (step_at(at).next as u16) << CLASS_BITS;
         at += 1;
     }
     table
