@@ -14,7 +14,7 @@ use crate::config::{Admission, Config, Profile};
 use crate::identity::Caller;
 use crate::limit::{Constraint, Cost, Unit};
 use crate::proxy::Gateway;
-use crate::proxy::capped::Capped;
+use crate::proxy::capped::{Capped, Wanted};
 use crate::proxy::class::class_of;
 use crate::proxy::error::ProxyError;
 use crate::proxy::learned::{Study, Subject};
@@ -83,6 +83,29 @@ impl Price {
     }
 }
 
+/// The price of a request, and the output limit that it is given, if any.
+fn priced(
+    gateway: &Gateway,
+    subject: &Subject,
+    profile: &Profile,
+    demand: &mut Demand,
+    sent: (BodyKind, &Bytes),
+) -> (Price, Option<Capped>) {
+    let calibration = gateway.learned.find(subject);
+    let known = calibration.as_ref().map(|it| it.lock());
+    let price = Price::of(profile, known.as_deref(), demand);
+    let tenant = &subject.tenant;
+    let wanted = Wanted::of(&gateway.config, tenant, profile, known.as_deref(), demand);
+    // Writing a limit into a large body takes a while, and the caller's others shall not wait.
+    drop(known);
+    let most = usize::try_from(gateway.config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
+    let Some(capped) = wanted.and_then(|it| it.put_on(demand, price, sent, most)) else {
+        return (price, None);
+    };
+    let known = calibration.as_ref().map(|it| it.lock());
+    (Price::of(profile, known.as_deref(), demand), Some(capped))
+}
+
 /// The most tokens that a prompt of a caller that is `known` may have, or that the upstream may take
 /// it for: what it sets aside is an estimate of its own, above the count that it reports later.
 pub(super) fn prompt(
@@ -149,13 +172,7 @@ impl Ask {
         let deadline = gateway.pools.epoch().now().after(patience);
         let class = class_of(headers, demand.service_tier, caller, &config.classes)?;
         let subject = Subject { pool: key, tenant: Arc::clone(&caller.tenant) };
-        let known = gateway.learned.find(&subject);
-        let known = known.as_ref().map(|it| it.lock());
-        let sent = (kind, body);
-        let capped =
-            Capped::plan(config, &caller.tenant, profile, known.as_deref(), &mut demand, sent);
-        let mut price = Price::of(profile, known.as_deref(), &demand);
-        drop(known);
+        let (mut price, capped) = priced(gateway, &subject, profile, &mut demand, (kind, body));
         if profile.calibrate {
             let reserved = pool.reserved.lock().bound(demand.output_limit);
             price.reserve_at_most(profile, reserved, &demand);

@@ -35,27 +35,42 @@ pub(super) struct Original {
     price: Price,
 }
 
-impl Capped {
-    /// Puts a limit on a request, where the configuration asks for it and it can be written in.
-    pub(super) fn plan(
+/// A limit that the configuration asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    tokens: u64,
+    retry: bool,
+}
+
+impl Wanted {
+    /// The limit to put on a request of `tenant`, if any.
+    pub(super) fn of(
         config: &Config,
         tenant: &str,
         profile: &Profile,
         known: Option<&Calibration>,
-        demand: &mut Demand,
-        (kind, body): (BodyKind, &Bytes),
+        demand: &Demand,
     ) -> Option<Self> {
         let choice = config.output_choices.get(tenant).copied().unwrap_or_default();
         let policy = choice.over(OutputChoice::from(profile.output)).policy();
         let tokens = policy.cap.of(demand, known)?;
-        let most = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
+        Some(Self { tokens, retry: policy.retry && !demand.stream })
+    }
+
+    /// Puts it on a request that has this `price` without it, if it can be written in.
+    pub(super) fn put_on(
+        self,
+        demand: &mut Demand,
+        price: Price,
+        (kind, body): (BodyKind, &Bytes),
+        most: usize,
+    ) -> Option<Capped> {
+        let Self { tokens, retry } = self;
         let capped = limit_output(kind, body, most, tokens)?;
-        let original = (policy.retry && !demand.stream).then(|| {
-            let price = Price::of(profile, known, demand);
-            Box::new(Original { demand: demand.clone(), body: body.clone(), price })
-        });
+        let original =
+            retry.then(|| Box::new(Original { demand: demand.clone(), body: body.clone(), price }));
         demand.output_limit = OutputLimit::Tokens(tokens);
-        Some(Self { tokens, body: capped.into(), original })
+        Some(Capped { tokens, body: capped.into(), original })
     }
 }
 
