@@ -28,6 +28,11 @@ const LONG_MEMORY: u64 = 64;
 /// Over how long arrivals are counted: two or three times the waits that callers put up with.
 const SPAN: u64 = 30_000_000_000;
 
+/// How far ahead better ranks are left room for: their bursts are that long, where they come as
+/// independent callers do. With 5 s, interactive requests at 70 % of the quota waited 4 s beside a
+/// batch and not at all without; with 30 s hardly longer than without.
+const SOON: u64 = 30_000_000_000;
+
 /// Rounds in which the forecast and what depends on it (what comes and what comes back meanwhile)
 /// are brought together. Each takes off most of what is left.
 const ROUNDS: usize = 6;
@@ -35,6 +40,9 @@ const ROUNDS: usize = 6;
 /// Corrections stay between a half and twice, in thousandths: beyond that it is not the forecast that
 /// is wrong, but the past that is over.
 const CORRECTION: std::ops::RangeInclusive<u64> = 500..=2_000;
+
+/// Standard deviations, in hundredths, that one in a hundred exceeds.
+const ONE_IN_A_HUNDRED: u64 = 233;
 
 /// Waits below this say nothing of the queue.
 const SHORT: Duration = Duration::from_millis(50);
@@ -77,9 +85,15 @@ pub struct Forecast {
 struct Class {
     rank: u32,
     sent: Rate,
+    requests: Rate,
+    /// The most held for one request, of this span and the one before.
+    largest: [u64; 2],
     /// Waits in fact and as forecast, fading.
     real: u64,
     said: u64,
+    /// The square of the error over the wait, in nanoseconds: errors of many requests add up like
+    /// those of independent ones.
+    spread: Mean,
 }
 
 /// A mean that forgets.
@@ -153,11 +167,33 @@ impl Forecast {
         }
     }
 
-    /// A request of `class` that is likely to use `fair` tokens has been sent.
-    pub fn sent(&mut self, class: usize, fair: u64, now: Timestamp) {
-        if let Some(class) = self.classes.get_mut(class) {
-            class.sent.add(fair, now);
+    /// A request of `class` that is likely to use `fair` tokens, of those held for it, has been sent.
+    pub fn sent(&mut self, class: usize, fair: u64, held: u64, now: Timestamp) {
+        let Some(class) = self.classes.get_mut(class) else { return };
+        let (before, span) = (class.sent.span, now.as_nanos() / SPAN);
+        if span != before {
+            class.largest = [0, if span == before + 1 { class.largest[0] } else { 0 }];
         }
+        class.largest[0] = class.largest[0].max(held);
+        class.sent.add(fair, now);
+        class.requests.add(1, now);
+    }
+
+    /// What to leave for those of better rank than `class` that may come at any moment: the largest
+    /// of their recent requests, and what they send in a few seconds. Nothing, where none came lately.
+    pub fn reserve(&self, class: usize, now: Timestamp) -> Cost {
+        let rank = self.classes.get(class).map_or(0, |class| class.rank);
+        let better = self.classes.iter().filter(|other| other.rank < rank);
+        better.fold(Cost::default(), |sum, other| {
+            let requests = other.requests.within(SOON, now);
+            if other.requests.within(SPAN, now) == 0 {
+                return sum;
+            }
+            let largest = other.largest.into_iter().max().unwrap_or(0);
+            let tokens = other.sent.within(SOON, now).saturating_add(largest);
+            let tokens = sum.tokens.saturating_add(tokens);
+            Cost { requests: sum.requests.saturating_add(requests + 1), tokens, uncached: tokens }
+        })
     }
 
     /// The head of an answer took `span`.
@@ -185,6 +221,9 @@ impl Forecast {
         };
         let fade = |sum: u64, new: Duration| sum - sum / MEMORY + nanos(new);
         (class.real, class.said) = (fade(class.real, real), fade(class.said, said));
+        let error = u128::from(nanos(said.abs_diff(real)));
+        let spread = error * error / u128::from(nanos(said.max(real)).max(1));
+        class.spread.add(u64::try_from(spread).unwrap_or(u64::MAX));
     }
 
     /// Whether enough has been seen to go by: before that an estimate of what is waiting may be many
@@ -287,6 +326,14 @@ impl Forecast {
             part(self.service.get(), missing, most)
         });
         gaps.max(permits)
+    }
+
+    /// How much later than forecast a wait so long may end, of a hundred such waits but one.
+    pub fn margin(&self, class: usize, wait: Duration) -> Duration {
+        let spread = self.classes.get(class).map_or(0, |class| class.spread.get());
+        let variance = u128::from(spread) * u128::from(nanos(wait));
+        let deviation = u64::try_from(variance.isqrt()).unwrap_or(u64::MAX);
+        Duration::from_nanos(part(deviation, ONE_IN_A_HUNDRED, 100))
     }
 
     fn correction(&self, class: usize) -> u64 {

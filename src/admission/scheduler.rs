@@ -278,11 +278,17 @@ impl<T> Scheduler<T> {
 
     /// Ends a wait: the request goes.
     pub fn dispatch(&mut self, ticket: Ticket) -> Option<Departure<T>> {
+        self.dispatch_owing(ticket, false)
+    }
+
+    /// [`Self::dispatch`]; `owes` says that the request takes what was kept free for better classes, so
+    /// that all of it counts against its class's guarantee.
+    pub fn dispatch_owing(&mut self, ticket: Ticket, owes: bool) -> Option<Departure<T>> {
         let waiting = self.slots.get(ticket)?;
         let (entry, lane) = (waiting.entry, waiting.lane);
         let Entry { class, fair, weight, .. } = entry;
         self.lanes[class].depart(lane, fair);
-        let paid = self.classes.dispatched(class, fair);
+        let paid = self.classes.dispatched(class, fair, owes);
         let Waiting { place, item, .. } = self.take(ticket)?;
         let place = place.gone();
         Some(Departure { entry, item, place, charge: Charge { class, lane, weight, fair, paid } })
@@ -292,7 +298,7 @@ impl<T> Scheduler<T> {
     pub fn pass(&mut self, place: Place, entry: &Entry) -> (Place, Charge) {
         let class = entry.class.min(self.lanes.len() - 1);
         let lane = self.lanes[class].pass(entry, place.tag);
-        let paid = self.classes.dispatched(class, entry.fair);
+        let paid = self.classes.dispatched(class, entry.fair, false);
         let Entry { weight, fair, .. } = *entry;
         (place.gone(), Charge { class, lane, weight, fair, paid })
     }
@@ -334,6 +340,11 @@ impl<T> Scheduler<T> {
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
         self.deadlines.len() == 0
+    }
+
+    /// Whether a class goes before its rank, because it is behind its guarantee.
+    pub fn is_behind(&self, class: usize) -> bool {
+        self.classes.is_behind(class)
     }
 
     /// What waits in each class.

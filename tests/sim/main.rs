@@ -3,7 +3,9 @@
 //! Everything random follows from one seed (`SIM_SEED`), which every test prints.
 
 mod differential;
+mod fair;
 mod law;
+mod line;
 mod observed;
 mod oracle;
 mod overload;

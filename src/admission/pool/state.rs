@@ -121,11 +121,19 @@ impl State {
             return Err(Held::Refused(Refused::Closed));
         }
         let denied = if self.scheduler.is_empty() {
-            match self.start(request.cost, request.class, now) {
+            let wall = self.ledger.wall(request.cost);
+            if let Some(constraint) = wall {
+                return Err(Held::Refused(Refused::Wall { constraint }));
+            }
+            let started = match self.kept_free(request.class, request.cost, now) {
+                Some(wait) => Err(Wait { until: None, ..wait }),
+                None => self.start(request.cost, request.class, now),
+            };
+            match started {
                 Ok(hold) => {
                     let place = place.unwrap_or_else(|| self.scheduler.place());
                     let (place, charge) = self.scheduler.pass(place, &request.entry(now));
-                    self.forecast.sent(request.class, request.fair, now);
+                    self.forecast.sent(request.class, request.fair, request.cost.tokens, now);
                     let none = (Duration::ZERO, Duration::ZERO);
                     return Ok(Grant::new(place, charge, hold, none, None));
                 }
@@ -147,8 +155,9 @@ impl State {
             return Err(Held::Refused(refused));
         }
         let start = self.starts(&request.entry(now), now).max(denied.until.unwrap_or(now));
+        let margin = self.forecast.margin(request.class, start.since(now));
         // One that comes back is not behind everyone; and nobody is turned away on a guess.
-        if place.is_none() && self.forecast.is_known() && late(Some(start)) {
+        if place.is_none() && self.forecast.is_known() && late(Some(start.after(margin))) {
             let bound = self.bound.unwrap_or(denied.bound);
             return Err(self.too_late(&request, place, bound, Some(start)));
         }

@@ -1,11 +1,16 @@
 //! Whose turn it is, and whether they can go.
 
+use std::time::Duration;
+
 use super::grant::Grant;
 use super::state::{Answer, State, Waiter};
 use super::{Bound, Refused};
 use crate::admission::scheduler::{Departure, Ticket};
 use crate::limit::{Cost, Denied, Hold, Mode};
 use crate::time::Timestamp;
+
+/// At most one part in so many of a limit is kept free: a burst of others is a burst, still.
+const MOST_KEPT_FREE: u64 = 4;
 
 /// Why a request cannot go yet.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +38,16 @@ impl State {
         (self.head_at, self.passing, self.pass_at) = (None, false, None);
         self.scheduler.let_all_go();
         while let Some((ticket, entry)) = self.scheduler.head() {
-            let (cost, class, deadline) = (entry.cost, entry.class, entry.deadline);
+            let (class, cost, deadline) = (entry.class, entry.cost, entry.deadline);
+            let kept_free = self.kept_free(class, cost, now);
+            let owes = kept_free.is_some();
+            if let Some(wait) = kept_free.filter(|_| !self.scheduler.is_behind(class)) {
+                // Not known to be in vain: how much is kept free changes.
+                (self.bound, self.head_at) = (Some(wait.bound), wait.until);
+                break;
+            }
             match self.start(cost, class, now) {
-                Ok(hold) => self.go(ticket, hold, &mut answers, now),
+                Ok(hold) => self.go(ticket, hold, owes, &mut answers, now),
                 Err(Wait { wall: Some(constraint), .. }) => {
                     self.refuse(ticket, Refused::Wall { constraint }, &mut answers);
                 }
@@ -108,7 +120,7 @@ impl State {
             match self.start(cost, class, now) {
                 Ok(hold) => {
                     self.scheduler.bypass(head, cost);
-                    self.go(ticket, hold, answers, now);
+                    self.go(ticket, hold, false, answers, now);
                 }
                 // The timer is set to the first that can; whoever it wakes looks at all again.
                 Err(Wait { until: Some(until), wall: None, .. }) if until <= deadline => {
@@ -141,8 +153,15 @@ impl State {
             }
     }
 
-    fn go(&mut self, ticket: Ticket, hold: Hold, answers: &mut Vec<Answer>, now: Timestamp) {
-        let Some(departure) = self.scheduler.dispatch(ticket) else {
+    fn go(
+        &mut self,
+        ticket: Ticket,
+        hold: Hold,
+        owes: bool,
+        answers: &mut Vec<Answer>,
+        now: Timestamp,
+    ) {
+        let Some(departure) = self.scheduler.dispatch_owing(ticket, owes) else {
             // Nobody waits there: nobody is to be charged.
             self.in_flight = self.in_flight.saturating_sub(1);
             return self.ledger.release(hold, now);
@@ -151,7 +170,7 @@ impl State {
         let Waiter { answer, forecast } = item;
         let waited = now.since(entry.arrived);
         self.forecast.waited(entry.class, forecast, waited);
-        self.forecast.sent(entry.class, entry.fair, now);
+        self.forecast.sent(entry.class, entry.fair, entry.cost.tokens, now);
         let grant = Grant::new(place, charge, hold, (waited, forecast), self.bound);
         answers.push((answer, Ok(grant)));
     }
@@ -160,6 +179,32 @@ impl State {
         if let Some((_, waiter)) = self.scheduler.remove(ticket) {
             answers.push((waiter.answer, Err(refused)));
         }
+    }
+
+    /// Whether a request has to leave what there is to better classes, whose requests may come at any
+    /// moment. In a bucket that costs nothing but a start: what is left there is not lost.
+    pub(super) fn kept_free(&mut self, class: usize, cost: Cost, now: Timestamp) -> Option<Wait> {
+        let reserve = self.forecast.reserve(class, now);
+        if reserve.requests == 0 {
+            return None;
+        }
+        let mut wait: Option<Wait> = None;
+        for (index, level) in self.ledger.levels(now).enumerate() {
+            let (unit, limit) = (level.quota.unit(), level.quota.limit());
+            let kept = reserve.of(unit).min(limit / MOST_KEPT_FREE);
+            let needed = cost.of(unit).saturating_add(kept).min(limit);
+            let missing = i128::from(needed) - i128::from(level.available);
+            if level.mode != Mode::Bucket || missing <= 0 {
+                continue;
+            }
+            let window = i128::try_from(level.quota.window().as_nanos()).unwrap_or(i128::MAX);
+            let span = missing.saturating_mul(window) / i128::from(limit) + 1;
+            let at = now.after(Duration::from_nanos(u64::try_from(span).unwrap_or(u64::MAX)));
+            if wait.is_none_or(|wait| wait.until < Some(at)) {
+                wait = Some(Wait { bound: Bound::Constraint(index), until: Some(at), wall: None });
+            }
+        }
+        wait
     }
 
     pub(super) fn start(&mut self, cost: Cost, class: usize, now: Timestamp) -> Result<Hold, Wait> {

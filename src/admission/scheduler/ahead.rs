@@ -1,6 +1,11 @@
 //! What stands before a request that comes now: what a forecast needs to know of the order.
 
+use super::lanes::Lane;
 use super::{Entry, Load, Scheduler};
+
+/// Requests of its own tenant that are looked at one by one, where some have later deadlines. Beyond
+/// that the forecast is too early, and nobody is turned away for that.
+const LOOKED_AT: usize = 256;
 
 /// Lanes of other tenants that are looked at one by one; what the rest do is taken from these.
 const LANES: usize = 64;
@@ -50,25 +55,31 @@ impl Part {
 }
 
 impl<T> Scheduler<T> {
-    /// What stands before a request that would begin to wait now. Of its own tenant's it is taken to
-    /// be the last.
+    /// What stands before a request that would begin to wait now.
     pub fn ahead(&self, entry: &Entry) -> Ahead {
         let class = entry.class.min(self.lanes.len() - 1);
         let lanes = &self.lanes[class];
-        let mut own =
-            lanes.of(entry.tenant).map_or_else(Part::default, |lane| Part::of(&lane.load));
+        let mine = lanes.of(entry.tenant);
+        let mut own = mine.map_or_else(Part::default, |lane| self.before(lane, entry));
         // Others have their turn before it as long as their tag is below the one it will have.
         let turn = lanes.turn_after(entry.tenant, own.fair, entry.weight);
-        let (mut seen, mut taken) = (Load::default(), Part::default());
-        for lane in lanes.in_order().take(LANES).filter(|lane| lane.tenant != entry.tenant) {
-            taken.add(&lane.load, lane.until(turn).min(lane.load.fair));
+        let (mut seen, mut taken, mut all) = (Load::default(), Part::default(), true);
+        let others = lanes.in_order().filter(|lane| lane.tenant != entry.tenant);
+        for (count, lane) in others.enumerate() {
+            all = !lane.comes_by(turn);
+            if all || count == LANES {
+                break;
+            }
+            taken.add(&lane.load, lane.until(turn));
             seen.merge(&lane.load);
+            all = true;
         }
-        let rest = self.loads[class].fair.saturating_sub(own.fair).saturating_sub(seen.fair);
-        if rest > 0 && seen.fair > 0 {
-            let all = Load { fair: seen.fair, ..seen };
+        if !all && seen.fair > 0 {
+            // Too many to look at: the rest is taken to be like those.
+            let mine = mine.map_or(0, |lane| lane.load.fair);
+            let rest = self.loads[class].fair.saturating_sub(mine).saturating_sub(seen.fair);
             let share = u128::from(taken.fair) * u128::from(rest) / u128::from(seen.fair);
-            taken.add(&all, u64::try_from(share).unwrap_or(u64::MAX));
+            taken.add(&seen, u64::try_from(share).unwrap_or(u64::MAX));
         }
         own.requests += taken.requests;
         own.fair += taken.fair;
@@ -87,5 +98,22 @@ impl<T> Scheduler<T> {
             }
         }
         ahead
+    }
+
+    /// What goes before a request in its own lane: those whose deadline is not later.
+    fn before(&self, lane: &Lane, entry: &Entry) -> Part {
+        let key = (entry.deadline, u64::MAX, usize::MAX);
+        if lane.requests.last().is_none_or(|last| *last < key) {
+            return Part::of(&lane.load);
+        }
+        let mut part = Part::default();
+        for (.., slot) in lane.requests.range(..key).take(LOOKED_AT) {
+            if let Some(waiting) = self.slots.get(self.slots.ticket(*slot)) {
+                part.requests += 1;
+                part.fair += waiting.entry.fair;
+                part.safe += waiting.entry.cost.tokens;
+            }
+        }
+        part
     }
 }

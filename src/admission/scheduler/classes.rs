@@ -99,14 +99,19 @@ impl Classes {
         behind.or_else(|| self.waiting_by_rank().next())
     }
 
+    pub(super) fn is_behind(&self, class: usize) -> bool {
+        self.all.get(class).is_some_and(|account| account.waiting > 0 && account.due > 0)
+    }
+
     /// The classes in which someone waits and that are not passed over, best rank first.
     pub(super) fn waiting_by_rank(&self) -> impl Iterator<Item = usize> {
         self.by_rank.iter().copied().filter(|class| self.all[*class].is_waiting())
     }
 
-    /// A request of `class` goes; to be told before it has [`Self::left`].
-    pub(super) fn dispatched(&mut self, class: usize, tokens: u64) -> Paid {
-        let by_rank = self.waiting_by_rank().next().is_none_or(|first| first == class);
+    /// A request of `class` goes; to be told before it has [`Self::left`]. `owes`: by its rank alone it
+    /// would not have gone yet.
+    pub(super) fn dispatched(&mut self, class: usize, tokens: u64, owes: bool) -> Paid {
+        let by_rank = !owes && self.waiting_by_rank().next().is_none_or(|first| first == class);
         self.accrue(tokens.into());
         let account = &mut self.all[class];
         let whole = WHOLE * i128::from(tokens);

@@ -116,10 +116,18 @@ impl Load {
 }
 
 impl Lane {
-    /// Tokens that the lane is sent before its tag reaches `turn`.
+    /// Whether the lane's next request goes before one of a tenant that comes now and whose tag is
+    /// `turn`: of those with the same tag who came first.
+    pub(super) const fn comes_by(&self, turn: Tag) -> bool {
+        self.tag <= turn
+    }
+
+    /// Tokens that the lane is sent until its tag is above `turn`, of those that it waits for.
     pub(super) fn until(&self, turn: Tag) -> u64 {
-        let tokens = (turn - self.tag) * i128::from(self.weight.get()) / SCALE;
-        u64::try_from(tokens.max(0)).unwrap_or(u64::MAX)
+        let tokens = (turn - self.tag).max(0) * i128::from(self.weight.get()) / SCALE;
+        // The request that begins at the turn goes in whole.
+        let one = self.load.fair / (self.load.queued as u64).max(1);
+        u64::try_from(tokens).unwrap_or(u64::MAX).saturating_add(one).min(self.load.fair)
     }
 }
 
