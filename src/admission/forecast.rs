@@ -22,11 +22,13 @@ use crate::time::{Timestamp, nanos};
 /// requests decide.
 const MEMORY: u64 = 16;
 
-/// The same for what requests use, which differs more from one to the next.
-const LONG_MEMORY: u64 = 64;
+/// The same for what requests use and how wrong forecasts were: that differs more from one to the
+/// next, and neighbours in the line are wrong together.
+const LONG_MEMORY: u64 = 256;
 
-/// Over how long arrivals are counted: two or three times the waits that callers put up with.
-const SPAN: u64 = 30_000_000_000;
+/// Over how long arrivals are counted. With half a minute the chance of who came in it was a third of
+/// the error of forecasts for the last class.
+const SPAN: u64 = 120_000_000_000;
 
 /// How far ahead better ranks are left room for: their bursts are that long, where they come as
 /// independent callers do. With 5 s, interactive requests at 70 % of the quota waited 4 s beside a
@@ -34,15 +36,17 @@ const SPAN: u64 = 30_000_000_000;
 const SOON: u64 = 30_000_000_000;
 
 /// Rounds in which the forecast and what depends on it (what comes and what comes back meanwhile)
-/// are brought together. Each takes off most of what is left.
-const ROUNDS: usize = 6;
+/// are brought together. One would do if the one were proportional to the other.
+const ROUNDS: usize = 3;
 
-/// Corrections stay between a half and twice, in thousandths: beyond that it is not the forecast that
-/// is wrong, but the past that is over.
-const CORRECTION: std::ops::RangeInclusive<u64> = 500..=2_000;
+/// Corrections stay small, in thousandths: beyond that it is not the forecast that was wrong, but
+/// somebody who came later and had a right to go first.
+const CORRECTION: std::ops::RangeInclusive<u64> = 800..=1_250;
 
-/// Standard deviations, in hundredths, that one in a hundred exceeds.
-const ONE_IN_A_HUNDRED: u64 = 233;
+const MILLI: u64 = 1_000_000;
+
+/// Standard deviations, in hundredths, that are kept between a forecast and a deadline.
+const DEVIATIONS: u64 = 80;
 
 /// Waits below this say nothing of the queue.
 const SHORT: Duration = Duration::from_millis(50);
@@ -60,6 +64,8 @@ pub struct Load {
     pub gap: Duration,
     /// How long after the end of an answer its hold is settled.
     pub settle: Duration,
+    /// What has to be left for better classes.
+    pub kept_free: Cost,
 }
 
 /// What is known of the recent past.
@@ -91,9 +97,9 @@ struct Class {
     /// Waits in fact and as forecast, fading.
     real: u64,
     said: u64,
-    /// The square of the error over the wait, in nanoseconds: errors of many requests add up like
-    /// those of independent ones.
-    spread: Mean,
+    /// The square of the error, in square milliseconds, fading like the waits: over the wait it is
+    /// the same for short and long ones, as errors of independent requests add up.
+    spread: u64,
 }
 
 /// A mean that forgets.
@@ -149,6 +155,21 @@ fn part(value: u64, times: u64, of: u64) -> u64 {
     }
     let whole = u128::from(value) * u128::from(times) / u128::from(of);
     u64::try_from(whole).unwrap_or(u64::MAX)
+}
+
+/// Where a sequence that began so ends, if each step is the same part of the one before.
+fn limit_of(zeroth: u64, first: u64, second: u64) -> u64 {
+    let [zeroth, first, second] = [zeroth, first, second].map(i128::from);
+    let (one, two) = (first - zeroth, second - first);
+    let end = if two.abs() <= second / 100 {
+        second
+    } else if two.abs() < one.abs() {
+        second + two * two / (one - two)
+    } else {
+        // It does not end: further on, what is guaranteed will bound it.
+        second + 16 * two
+    };
+    u64::try_from(end.max(0)).unwrap_or(u64::MAX)
 }
 
 impl Forecast {
@@ -216,14 +237,15 @@ impl Forecast {
 
     /// A request that was to wait so long (`said`) waited so long.
     pub fn waited(&mut self, class: usize, said: Duration, real: Duration) {
+        // As it was before the correction, which hardly changes meanwhile.
+        let plain = part(nanos(said), 1_000, self.correction(class));
         let Some(class) = self.classes.get_mut(class).filter(|_| said.max(real) >= SHORT) else {
             return;
         };
-        let fade = |sum: u64, new: Duration| sum - sum / MEMORY + nanos(new);
-        (class.real, class.said) = (fade(class.real, real), fade(class.said, said));
-        let error = u128::from(nanos(said.abs_diff(real)));
-        let spread = error * error / u128::from(nanos(said.max(real)).max(1));
-        class.spread.add(u64::try_from(spread).unwrap_or(u64::MAX));
+        let fade = |sum: u64, new: u64| (sum - sum / LONG_MEMORY).saturating_add(new);
+        (class.real, class.said) = (fade(class.real, nanos(real)), fade(class.said, plain));
+        let error = nanos(said.abs_diff(real)) / MILLI;
+        class.spread = fade(class.spread, error.saturating_mul(error));
     }
 
     /// Whether enough has been seen to go by: before that an estimate of what is waiting may be many
@@ -254,40 +276,54 @@ impl Forecast {
         now: Timestamp,
         mut fits: impl FnMut(Unit, u64) -> Timestamp,
     ) -> Timestamp {
-        let held_for = self.service.get().saturating_add(nanos(load.settle)).max(1);
+        let mut next = |wait| self.next(ahead, cost, load, wait, now, &mut fits);
         let mut wait = 0;
-        for round in 0..ROUNDS {
-            let before = self.before(ahead, wait, now);
-            // What is on its way back by then, and what those before will still have out.
-            let back = part(load.held, self.refund.get(), 1_000);
-            let back = part(back, wait.min(held_for), held_for);
-            let fair = if self.likely == 0 {
-                before.fair
-            } else {
-                part(before.fair, self.used, self.likely)
-            };
-            let spare = before.safe.saturating_sub(fair);
-            let out = part(spare, held_for.min(wait.max(1)), wait.max(1));
-            let needed =
-                |own: u64| fair.saturating_add(out).saturating_add(own).saturating_sub(back);
-            let mut at = now;
-            for unit in Unit::ALL {
-                let units = match unit {
-                    Unit::Requests => before.requests.saturating_add(cost.requests),
-                    Unit::Tokens => needed(cost.tokens),
-                    // In the proportion of the request itself.
-                    Unit::UncachedTokens if cost.uncached == 0 => continue,
-                    Unit::UncachedTokens => {
-                        part(needed(cost.tokens), cost.uncached, cost.tokens).max(cost.uncached)
-                    }
-                };
-                at = at.max(fits(unit, units));
-            }
-            let next = nanos(at.since(now)).max(self.gates(before.requests, load));
-            // Halfway, once it is near: what is added and what comes back pull in turn.
-            wait = if round < 2 { next } else { wait / 2 + next / 2 };
+        for _ in 0..ROUNDS {
+            let first = next(wait);
+            let second = next(first);
+            wait = limit_of(wait, first, second);
         }
         now.after(Duration::from_nanos(part(wait, self.correction(ahead.class), 1_000)))
+    }
+
+    /// The wait that follows from what comes and comes back in the next `wait` nanoseconds.
+    fn next(
+        &self,
+        ahead: &Ahead,
+        cost: Cost,
+        load: &Load,
+        wait: u64,
+        now: Timestamp,
+        fits: &mut impl FnMut(Unit, u64) -> Timestamp,
+    ) -> u64 {
+        let held_for = self.service.get().saturating_add(nanos(load.settle)).max(1);
+        let before = self.before(ahead, wait, now);
+        // What is on its way back by then, and what those before will still have out.
+        let back = part(load.held, self.refund.get(), 1_000);
+        let back = part(back, wait.min(held_for), held_for);
+        let fair = self.really(before.fair);
+        let spare = before.safe.saturating_sub(fair);
+        let out = part(spare, held_for.min(wait.max(1)), wait.max(1));
+        let needed = |own: u64| fair.saturating_add(out).saturating_add(own).saturating_sub(back);
+        let mut at = now;
+        for unit in Unit::ALL {
+            let units = match unit {
+                Unit::Requests => before.requests.saturating_add(cost.requests),
+                Unit::Tokens => needed(cost.tokens),
+                Unit::UncachedTokens if cost.uncached == 0 => continue,
+                // In the proportion of the request itself.
+                Unit::UncachedTokens => {
+                    part(needed(cost.tokens), cost.uncached, cost.tokens).max(cost.uncached)
+                }
+            };
+            at = at.max(fits(unit, units.saturating_add(load.kept_free.of(unit))));
+        }
+        nanos(at.since(now)).max(self.gates(before.requests, load))
+    }
+
+    /// The tokens that are used where so many were likely.
+    fn really(&self, fair: u64) -> u64 {
+        if self.likely == 0 { fair } else { part(fair, self.used, self.likely) }
     }
 
     /// What goes before in the next `wait` nanoseconds.
@@ -328,12 +364,13 @@ impl Forecast {
         gaps.max(permits)
     }
 
-    /// How much later than forecast a wait so long may end, of a hundred such waits but one.
+    /// How much later than forecast a wait so long may well end.
     pub fn margin(&self, class: usize, wait: Duration) -> Duration {
-        let spread = self.classes.get(class).map_or(0, |class| class.spread.get());
-        let variance = u128::from(spread) * u128::from(nanos(wait));
-        let deviation = u64::try_from(variance.isqrt()).unwrap_or(u64::MAX);
-        Duration::from_nanos(part(deviation, ONE_IN_A_HUNDRED, 100))
+        let Some(Class { spread, real, .. }) = self.classes.get(class) else {
+            return Duration::ZERO;
+        };
+        let deviation = part(*spread, nanos(wait), (*real).max(1)).isqrt();
+        Duration::from_millis(part(deviation, DEVIATIONS, 100))
     }
 
     fn correction(&self, class: usize) -> u64 {

@@ -18,7 +18,7 @@ use crate::seed::START;
 
 /// Of the requests that are turned away, one in so many waits all the same, to see when it would have
 /// started. It gives its turn back when that comes.
-const GHOSTS: usize = 16;
+const GHOSTS: usize = 64;
 
 /// One request.
 #[derive(Clone, Copy, Debug)]
@@ -188,7 +188,8 @@ impl Line {
         }
         let since = self.epoch.now();
         let deadline = since.after(Duration::from_secs(86_400));
-        let ghost = self.pool.readmit(Request { deadline, ..request }, place).await;
+        // It takes nothing, so nobody's forecast may count it.
+        let ghost = self.pool.readmit(Request { deadline, fair: 0, ..request }, place).await;
         drop(ghost);
         Fate::Refused { would_wait: Some(self.epoch.now().since(since)) }
     }

@@ -4,6 +4,7 @@
 
 mod differential;
 mod fair;
+mod forecast;
 mod law;
 mod line;
 mod observed;

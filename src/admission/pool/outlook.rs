@@ -21,6 +21,7 @@ impl State {
             most: self.config.max_concurrent.map(|most| most.get().into()),
             gap: self.config.min_gap,
             settle: self.config.settle_delay,
+            kept_free: self.kept_for_better(entry.class, now),
         };
         let (ahead, ledger) = (self.scheduler.ahead(entry), &mut self.ledger);
         let fits = |unit, units| ledger.fits_at(unit, units, now);

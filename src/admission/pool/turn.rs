@@ -6,7 +6,7 @@ use super::grant::Grant;
 use super::state::{Answer, State, Waiter};
 use super::{Bound, Refused};
 use crate::admission::scheduler::{Departure, Ticket};
-use crate::limit::{Cost, Denied, Hold, Mode};
+use crate::limit::{Cost, Denied, Hold, Mode, Unit};
 use crate::time::Timestamp;
 
 /// At most one part in so many of a limit is kept free: a burst of others is a burst, still.
@@ -205,6 +205,21 @@ impl State {
             }
         }
         wait
+    }
+
+    /// What a request of a class leaves, of each unit, where a bucket binds.
+    pub(super) fn kept_for_better(&mut self, class: usize, now: Timestamp) -> Cost {
+        let mut kept = self.forecast.reserve(class, now);
+        for level in self.ledger.levels(now) {
+            let most = level.quota.limit() / MOST_KEPT_FREE;
+            let most = if level.mode == Mode::Bucket { most } else { 0 };
+            match level.quota.unit() {
+                Unit::Requests => kept.requests = kept.requests.min(most),
+                Unit::Tokens => kept.tokens = kept.tokens.min(most),
+                Unit::UncachedTokens => kept.uncached = kept.uncached.min(most),
+            }
+        }
+        kept
     }
 
     pub(super) fn start(&mut self, cost: Cost, class: usize, now: Timestamp) -> Result<Hold, Wait> {
