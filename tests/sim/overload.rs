@@ -57,6 +57,28 @@ fn requests_bind() {
     }
 }
 
+/// With reservations of `E` for `a` used, settled after `T`, in windows of `W`: a bucket lets `L/E`
+/// run at once; a log keeps the spare tokens of each for `T` out of `W`; a fixed period is used up to
+/// what is left of it after as many rounds as it has time for.
+#[test]
+fn large_reservations_cost_what_the_maths_say() {
+    for (tenths, seconds) in [(10, 6), (20, 2), (20, 12), (40, 6), (40, 12), (80, 2), (100, 12)] {
+        let workload = Workload::uniform(tenths, seconds * SECOND);
+        let (spare, part) = (tenths as f64 / 10.0 - 1.0, seconds as f64 / 60.0);
+        let share = 1.0 / (1.0 + spare);
+        let rounds = 60_u64.div_ceil(seconds) as f64;
+        for run in simulate(&workload, &[BucketOnBucket, FixedOnFixed, SlidingOnSliding]) {
+            let expected = match run.pair {
+                BucketOnBucket => (share / part).min(1.0),
+                FixedOnFixed => 1.0 - (1.0 - share).powf(rounds),
+                _ => 1.0 / (1.0 + part * spare),
+            };
+            let used = run.utilisation();
+            assert!((used - expected).abs() <= 0.02, "{:?}: {used:.4} of {expected:.4}", run.pair);
+        }
+    }
+}
+
 #[test]
 fn reservations_a_third_above_use() {
     let workload = Workload {
@@ -138,6 +160,23 @@ fn with_nothing_on_its_way_the_ledger_is_the_upstreams_twin() {
         // The others lag behind by a slot, or by the skew.
         let exact = matches!(run.pair, BucketOnBucket);
         assert!(run.story.twin || !exact, "{:?}", run.pair);
+    }
+}
+
+#[test]
+fn the_two_accounts_stay_side_by_side() {
+    let workload =
+        Workload { name: "traced", traced: true, lasts: 20 * MINUTE, ..Workload::steady() };
+    let limit = 1_500_000;
+    for run in simulate(&workload, &[BucketOnBucket, SlidingOnSliding]) {
+        let moments = &run.story.moments;
+        assert!(moments.last().is_some_and(|last| last.admitted > 1_000 && last.at > 19 * MINUTE));
+        for it in moments {
+            let earned = i128::from(limit * it.at / MINUTE);
+            assert!(i128::from(it.level) <= it.left, "{:?} {it:?}", run.pair);
+            assert!(i128::from(it.level) + i128::from(it.held) <= i128::from(limit), "{it:?}");
+            assert!(it.charged <= i128::from(limit) + earned, "{:?} {it:?}", run.pair);
+        }
     }
 }
 

@@ -73,7 +73,8 @@ pub(crate) fn foreign(workload: &Workload, pair: Pair) -> Vec<(f64, f64)> {
     judged.collect()
 }
 
-fn run(workload: &Workload, pair: Pair, round: u64) -> Run<'_> {
+/// Runs a pair once, without judging it.
+pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run<'_> {
     let mut rng = derived(seed(), &format!("{} {pair:?} {round}", workload.name));
     let start = START + rng.u64(workload.starts.clone());
     let (sliding, bucket) = (Mode::Sliding, Semantics::Bucket);

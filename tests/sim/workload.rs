@@ -52,6 +52,8 @@ pub(crate) struct Workload {
     pub(crate) relimits: Vec<(u64, u64)>,
     /// How far the sender's clock may go back between two readings.
     pub(crate) clock_lag: u64,
+    /// Whether what is seen after every event is kept.
+    pub(crate) traced: bool,
 }
 
 /// What the heads of answers show of the limits.
@@ -132,6 +134,7 @@ impl Workload {
             cut_refunded: false,
             relimits: Vec::new(),
             clock_lag: 5 * MILLI,
+            traced: false,
         }
     }
 
@@ -147,6 +150,24 @@ impl Workload {
             stream: nothing,
             settle_delay: 0,
             ..Self::steady()
+        }
+    }
+
+    /// Requests that all use the same, hold `tenths` of ten times as much, and are settled `takes`
+    /// nanoseconds after they were sent; otherwise there is nothing to lose quota by.
+    pub(crate) fn uniform(tenths: u64, takes: u64) -> Self {
+        // 750 of them in a window, so that one more or less at its end is hardly seen.
+        let used = 2_000;
+        let (spare, settle) = (used * tenths / 10 - used, takes.min(500 * MILLI));
+        Self {
+            name: "uniform",
+            limits: vec![per(TOKENS, 1_500_000, MINUTE)],
+            lasts: 30 * MINUTE - SECOND,
+            used: used..=used,
+            reserved: spare..=spare,
+            stream: takes - settle..=takes - settle,
+            settle_delay: settle,
+            ..Self::instant()
         }
     }
 

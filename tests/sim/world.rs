@@ -7,6 +7,7 @@
 
 mod life;
 mod story;
+mod trace;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,6 +19,7 @@ use tidegate::limit::{Constraint, Cost, Denied, Hold, Ledger, Mode, Sent, Unit};
 use tidegate::time::Timestamp;
 
 pub(crate) use self::story::Story;
+use self::trace::Moment;
 use crate::oracle::{Entry, Limit, Oracle, REQUESTS, Semantics};
 use crate::workload::{Fate, Job, Workload, drawn};
 
@@ -150,6 +152,7 @@ impl<'a> World<'a> {
             world.happen(event);
             world.compare();
             world.send();
+            world.trace();
         }
         world.story.charged = world.oracle.charged();
         let now = world.time();

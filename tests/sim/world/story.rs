@@ -1,5 +1,6 @@
 //! What happened in a simulated world.
 
+use super::Moment;
 use crate::law::Spend;
 use crate::workload::{Fate, Job};
 
@@ -32,6 +33,8 @@ pub(crate) struct Story {
     pub(crate) tokens: Vec<Spend>,
     /// Over all admitted requests, for the maths of utilisation.
     pub(crate) sums: Sums,
+    /// What was seen after every event, where the workload is `traced`.
+    pub(crate) moments: Vec<Moment>,
 }
 
 /// Sums over admitted requests, of tokens unless said otherwise.
