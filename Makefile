@@ -1,4 +1,4 @@
-.PHONY: run test install check mutants bench clean
+.PHONY: run test install check mutants bench plots clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -26,7 +26,17 @@ mutants:
 	@tests/mutants
 
 bench:
-	cargo bench --locked --bench '*'
+	cargo bench --locked --bench usage --bench limit --bench scheduler --bench gateway
+
+# The plots of docs/LIMITS.md, from simulated runs: the same bytes for the same seed (SIM_SEED).
+plots: .tools/plots/installed
+	cargo bench --locked --profile dev --bench plots -- .tools/plots/data
+	.tools/plots/bin/python docs/plots/plot.py .tools/plots/data docs/plots
+
+.tools/plots/installed: docs/plots/requirements.txt
+	python3 -m venv .tools/plots
+	.tools/plots/bin/pip install --quiet --requirement docs/plots/requirements.txt
+	touch $@
 
 clean:
 	cargo clean
