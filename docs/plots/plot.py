@@ -265,6 +265,7 @@ def foreign(data: Path, folder: Path) -> None:
     used.set_title("Quota used, by everybody together")
     used.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     used.set_ylim(0.98, 1.0015)
+    used.set_yticks([0.98, 0.985, 0.99, 0.995, 1])
     rejected.set_title("Own requests that the upstream rejected")
     rejected.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     rejected.set_ylim(-0.001)
@@ -335,7 +336,7 @@ def fairness(data: Path, folder: Path) -> None:
             fontsize=9,
             color=colors[tenant],
         )
-        right.axhline(share, color=colors[tenant], linewidth=0.6, linestyle="--")
+        right.hlines(share, 240, 480, color=colors[tenant], linewidth=0.6, linestyle="--")
     right.set_title("Weights 1, 2 and 4; requests of very different sizes")
     right.legend(loc="upper left")
     for plot in (left, right):
