@@ -138,7 +138,7 @@ fn waves() {
         let mut rng = rng.fork();
         let mut at = Duration::ZERO;
         line.open(move || {
-            let high = at.as_secs() / 300 % 2 == 0;
+            let high = (at.as_secs() / 300).is_multiple_of(2);
             let pause = pause(&mut rng, if high { 3.0 } else { 0.33 });
             at += pause;
             let tenant = anyone(&mut rng);

@@ -183,7 +183,7 @@ impl Line {
     async fn turned_away(&self, request: Request, refused: Refused) -> Fate {
         let number = self.refused.replace_with(|number| *number + 1);
         let Refused::TooLong { place, .. } = refused else { return Fate::Missed };
-        if number % GHOSTS != 0 {
+        if !number.is_multiple_of(GHOSTS) {
             return Fate::Refused { would_wait: None };
         }
         let since = self.epoch.now();
@@ -201,6 +201,7 @@ pub(crate) fn pause(rng: &mut Rng, rate: f64) -> Duration {
 }
 
 /// The value below which `share` of the values are.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the list")]
 pub(crate) fn quantile(mut values: Vec<Duration>, share: f64) -> Duration {
     values.sort_unstable();
     let index = (share * values.len() as f64) as usize;

@@ -98,12 +98,12 @@ pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run<'_> {
             // phase for every window within a day.
             let off = if rng.bool() { SKEW } else { rng.u64(..=SKEW) };
             let day = 1_440 * MINUTE;
-            let phase = if round % 2 == 0 { day - off } else { day + off };
+            let phase = if round.is_multiple_of(2) { day - off } else { day + off };
             (Mode::Fixed { skew: Duration::from_nanos(SKEW) }, Semantics::Fixed { phase })
         }
     };
     // Every other run leaves the ledger alone between its own uses.
-    let watched = round % 2 == 0;
+    let watched = round.is_multiple_of(2);
     let story = World::run(workload, mode, semantics, start, watched, &mut rng);
     Run { workload, pair, semantics, start, story }
 }

@@ -118,6 +118,7 @@ impl World<'_> {
     }
 
     /// Somebody else sends a request, and is told nothing; refused ones give up.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds")]
     fn foreign(&mut self) {
         let (share, tokens) = self.workload.foreign.clone();
         if share == 0 {
