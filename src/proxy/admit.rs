@@ -132,12 +132,13 @@ pub(super) fn cost(profile: &Profile, estimate: Estimate, least: Estimate) -> Co
 }
 
 impl Ask {
-    /// The upstream has reserved so many tokens for this request at most.
-    pub(super) fn learn_reserved(&self, tokens: u64) {
+    /// The upstream has reserved so many tokens for this request, at least and at most.
+    pub(super) fn learn_reserved(&self, least: u64, most: u64) {
         if let Some(asked) = self.asked {
-            // What the prompt takes of it at least is not the answer's.
-            let output = tokens.saturating_sub(self.price.least.prompt);
-            self.pool.reserved.lock().observe(asked, output);
+            // What the prompt takes of it at most, or at least, is not the answer's.
+            let least = least.saturating_sub(self.price.estimate.prompt);
+            let most = most.saturating_sub(self.price.least.prompt);
+            self.pool.reserved.lock().observe(asked, least, most);
         }
     }
 

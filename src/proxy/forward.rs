@@ -207,8 +207,8 @@ impl Forward {
         }
         if head.status.is_success() {
             admitted.charged();
-            if let Some(tokens) = admitted.observe(Readings::of(&head.headers).iter()) {
-                self.ask.learn_reserved(tokens);
+            if let Some((least, most)) = admitted.observe(Readings::of(&head.headers).iter()) {
+                self.ask.learn_reserved(least, most);
             }
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);

@@ -9,7 +9,7 @@
 //! # Invariants
 //!
 //! - Nothing is lowered before [`ENOUGH`] observations that agree, of limits close to the one asked.
-//! - An observation above the bound ends the bound: it begins anew from that observation.
+//! - An observation that is surely above the bound ends it: it begins anew from that observation.
 //! - Memory is fixed: [`KEPT`] observations for each power of two.
 
 use std::collections::VecDeque;
@@ -40,10 +40,10 @@ struct Observed {
 }
 
 impl OutputLearner {
-    /// A request of one choice asked for `asked`, and the upstream reserved at most
-    /// `reserved_upper` tokens for its output.
-    pub fn observe(&mut self, asked: OutputLimit, reserved_upper: u64) {
-        let contradicted = self.bound(asked).is_some_and(|bound| reserved_upper > bound);
+    /// A request of one choice asked for `asked`, and the upstream reserved at `least` and at `most`
+    /// so many tokens for its output.
+    pub fn observe(&mut self, asked: OutputLimit, least: u64, most: u64) {
+        let contradicted = self.bound(asked).is_some_and(|bound| least > bound);
         let (index, tokens) = place(asked);
         let seen = &mut self.by_size[index];
         if contradicted {
@@ -52,7 +52,7 @@ impl OutputLearner {
         if seen.len() >= KEPT {
             seen.pop_front();
         }
-        seen.push_back(Observed { asked: tokens, reserved: reserved_upper });
+        seen.push_back(Observed { asked: tokens, reserved: most });
     }
 
     /// The most that is reserved for the output of one choice with this limit, with a margin;
@@ -90,13 +90,13 @@ mod tests {
         let mut learner = OutputLearner::default();
         for step in 0..20 {
             assert_eq!(learner.bound(OutputLimit::Tokens(40_000)), None);
-            learner.observe(OutputLimit::Tokens(40_000 + step), 16_384 - step);
+            learner.observe(OutputLimit::Tokens(40_000 + step), 16_000, 16_384 - step);
         }
         assert_eq!(learner.bound(OutputLimit::Tokens(40_000)), Some(16_384 + 819));
         assert_eq!(learner.bound(OutputLimit::Tokens(60_000)), None, "none so high was seen");
         assert_eq!(learner.bound(OutputLimit::Tokens(20_000)), None, "another power of two");
         assert_eq!(learner.bound(OutputLimit::Unlimited), None, "another matter");
-        learner.observe(OutputLimit::Tokens(40_000), 40_000);
+        learner.observe(OutputLimit::Tokens(40_000), 40_000, 40_000);
         assert_eq!(learner.bound(OutputLimit::Tokens(40_000)), None, "contradicted");
     }
 
@@ -114,7 +114,7 @@ mod tests {
                 if let Some(bound) = learner.bound(OutputLimit::Tokens(tokens)) {
                     prop_assert!(bound >= reserved, "{bound} {reserved}");
                 }
-                learner.observe(OutputLimit::Tokens(tokens), reserved + others);
+                learner.observe(OutputLimit::Tokens(tokens), reserved, reserved + others);
             }
         }
 
@@ -123,8 +123,8 @@ mod tests {
         fn anything_may_be_observed(all in prop::collection::vec((any::<u64>(), any::<u64>()), 0..200)) {
             let mut learner = OutputLearner::default();
             for (asked, reserved) in all {
-                learner.observe(OutputLimit::Tokens(asked), reserved);
-                learner.observe(OutputLimit::Unlimited, reserved);
+                learner.observe(OutputLimit::Tokens(asked), reserved / 2, reserved);
+                learner.observe(OutputLimit::Unlimited, reserved, reserved);
                 let _ = learner.bound(OutputLimit::Tokens(asked));
             }
             prop_assert!(learner.by_size.iter().all(|seen| seen.len() <= KEPT));

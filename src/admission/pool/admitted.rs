@@ -81,9 +81,12 @@ impl Admitted {
     }
 
     /// The head of an answer shows what is left of the quota. To be called after [`Self::charged`]
-    /// where the request was charged. Returns how many tokens the upstream has reserved for it at
-    /// most, where that can be told.
-    pub fn observe<'a>(&mut self, readings: impl Iterator<Item = Reading<'a>>) -> Option<u64> {
+    /// where the request was charged. Returns how many tokens the upstream has reserved for it, at
+    /// least and at most, where that can be told.
+    pub fn observe<'a>(
+        &mut self,
+        readings: impl Iterator<Item = Reading<'a>>,
+    ) -> Option<(u64, u64)> {
         let mut reserved = None;
         if let Some(grant) = &mut self.grant {
             self.pool.change(|state, now| reserved = state.observe(grant, readings, now));

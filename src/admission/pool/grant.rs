@@ -81,7 +81,7 @@ impl State {
         grant: &mut Grant,
         readings: impl Iterator<Item = Reading<'a>>,
         now: Timestamp,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u64)> {
         self.catch_up(now);
         match &mut grant.held {
             Held::There(sent) => self.ledger.observe(sent, readings, now),

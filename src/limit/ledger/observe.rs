@@ -39,14 +39,14 @@ impl Ledger {
     /// is a refusal. To be called after [`Self::charged`] where it was charged.
     ///
     /// Where nothing else can have been charged, what is missing is what the upstream has reserved for
-    /// this request: returns at most how many tokens that are.
+    /// this request: returns how many tokens that are, at least and at most.
     pub fn observe<'a>(
         &mut self,
         sent: &mut Sent,
         readings: impl IntoIterator<Item = Reading<'a>>,
         now: Timestamp,
-    ) -> Option<u64> {
-        let mut reserved: Option<u64> = None;
+    ) -> Option<(u64, u64)> {
+        let mut reserved: Option<(u64, u64)> = None;
         for reading in readings {
             let Reading { unit, window: name, limit, remaining } = reading;
             let Some(index) = self.index_of(unit, name) else { continue };
@@ -59,8 +59,9 @@ impl Ledger {
             let window = &mut self.windows[index];
             window.advance(now);
             if unit == Unit::Tokens && sent.full & bit(index) != 0 && later == 0 && next == 0 {
-                let most = window.taken(Sighting { limit, remaining }, sent.sent_at, now);
-                reserved = [reserved, most].into_iter().flatten().min();
+                let taken = window.taken(Sighting { limit, remaining }, sent.sent_at, now);
+                // The longer a window, the slower it refills, and the more exact it is.
+                reserved = [reserved, taken].into_iter().flatten().min_by_key(|(_, most)| *most);
             }
             let counted = window.observe(Sighting { limit, remaining }, around, now);
             let own = bit(index);

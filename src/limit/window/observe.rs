@@ -109,17 +109,18 @@ impl Window {
         Counted { bucket, log }
     }
 
-    /// The most that can have been taken from a window that was full at an instant.
+    /// What can have been taken from a window that was full at an instant, at least and at most.
     pub(in crate::limit) fn taken(
         &self,
         seen: Sighting,
         since: Timestamp,
         now: Timestamp,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u64)> {
         let same = seen.limit.is_none_or(|limit| limit == self.quota.limit());
         let shown = i128::from(seen.remaining.filter(|_| same)?);
-        let taken = self.limit() - shown + self.earned_since(since, now);
-        u64::try_from(taken).ok()
+        let least = u64::try_from(self.limit() - shown).ok()?;
+        let most = u64::try_from(self.limit() - shown + self.earned_since(since, now)).ok()?;
+        Some((least, most))
     }
 
     /// Sets the bucket to the least that there is where it is below it, and to what is likely where
