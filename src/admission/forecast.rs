@@ -26,9 +26,15 @@ const MEMORY: u64 = 16;
 /// next, and neighbours in the line are wrong together.
 const LONG_MEMORY: u64 = 256;
 
-/// Over how long arrivals are counted. With half a minute the chance of who came in it was a third of
-/// the error of forecasts for the last class.
-const SPAN: u64 = 120_000_000_000;
+/// How many lines are remembered, at least.
+const LINES: u64 = 4;
+
+/// Over how long arrivals are counted: about as long as a forecast looks ahead, so that the chance of
+/// who came is not taken for a habit, nor an old habit for today's.
+const SPANS: [u64; 2] = [60_000_000_000, 600_000_000_000];
+
+/// The shorter of them: what came within it is "lately".
+const SPAN: u64 = SPANS[0];
 
 /// How far ahead better ranks are left room for: their bursts are that long, where they come as
 /// independent callers do. With 5 s, interactive requests at 70 % of the quota waited 4 s beside a
@@ -117,34 +123,44 @@ impl Mean {
     }
 }
 
-/// Tokens per span, of this span and the one before.
+/// Units per span, of this span and the one before; for each of [`SPANS`].
 #[derive(Clone, Copy, Debug, Default)]
-struct Rate {
+struct Rate([Counter; SPANS.len()]);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counter {
     span: u64,
     now: u64,
     before: u64,
 }
 
-impl Rate {
-    fn turn(&mut self, now: Timestamp) {
-        let span = now.as_nanos() / SPAN;
+impl Counter {
+    fn turn(&mut self, length: u64, now: Timestamp) {
+        let span = now.as_nanos() / length;
         if span != self.span {
             self.before = if span == self.span + 1 { self.now } else { 0 };
             (self.span, self.now) = (span, 0);
         }
     }
+}
 
+impl Rate {
     fn add(&mut self, units: u64, now: Timestamp) {
-        self.turn(now);
-        self.now = self.now.saturating_add(units);
+        for (counter, length) in self.0.iter_mut().zip(SPANS) {
+            counter.turn(length, now);
+            counter.now = counter.now.saturating_add(units);
+        }
     }
 
-    /// Tokens that come in `nanos` if it goes on like this.
-    fn within(mut self, nanos: u64, now: Timestamp) -> u64 {
-        self.turn(now);
-        let rest = SPAN - now.as_nanos() % SPAN;
-        let per_span = self.now.saturating_add(part(self.before, rest, SPAN));
-        part(per_span, nanos, SPAN)
+    /// Units that come in `nanos` if it goes on like this.
+    fn within(&self, nanos: u64, now: Timestamp) -> u64 {
+        let [short, long] = SPANS;
+        let (mut counter, length) =
+            if nanos <= short { (self.0[0], short) } else { (self.0[1], long) };
+        counter.turn(length, now);
+        // Of the span before, what is not more than a span ago.
+        let rest = length - now.as_nanos() % length;
+        part(counter.now.saturating_add(part(counter.before, rest, length)), nanos, length)
     }
 }
 
@@ -191,7 +207,7 @@ impl Forecast {
     /// A request of `class` that is likely to use `fair` tokens, of those held for it, has been sent.
     pub fn sent(&mut self, class: usize, fair: u64, held: u64, now: Timestamp) {
         let Some(class) = self.classes.get_mut(class) else { return };
-        let (before, span) = (class.sent.span, now.as_nanos() / SPAN);
+        let (before, span) = (class.sent.0[0].span, now.as_nanos() / SPAN);
         if span != before {
             class.largest = [0, if span == before + 1 { class.largest[0] } else { 0 }];
         }
@@ -235,14 +251,17 @@ impl Forecast {
         }
     }
 
-    /// A request that was to wait so long (`said`) waited so long.
-    pub fn waited(&mut self, class: usize, said: Duration, real: Duration) {
+    /// A request that was to wait so long (`said`) waited so long, in a line of so many (`line`). What
+    /// is learned from that was forecast a whole line ago: who forgets faster than the line moves
+    /// chases their own corrections.
+    pub fn waited(&mut self, class: usize, said: Duration, real: Duration, line: usize) {
+        let memory = LONG_MEMORY.max(LINES * line as u64);
         // As it was before the correction, which hardly changes meanwhile.
         let plain = part(nanos(said), 1_000, self.correction(class));
         let Some(class) = self.classes.get_mut(class).filter(|_| said.max(real) >= SHORT) else {
             return;
         };
-        let fade = |sum: u64, new: u64| (sum - sum / LONG_MEMORY).saturating_add(new);
+        let fade = |sum: u64, new: u64| (sum - sum / memory).saturating_add(new);
         (class.real, class.said) = (fade(class.real, nanos(real)), fade(class.said, plain));
         let error = nanos(said.abs_diff(real)) / MILLI;
         class.spread = fade(class.spread, error.saturating_mul(error));

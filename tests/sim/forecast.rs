@@ -98,6 +98,27 @@ fn callers_of_all_kinds_overloaded() {
     });
 }
 
+/// Three classes: what the better ones leave is not enough for the last. Requests are small here: what
+/// is left varies with every request of a better class, and nobody knows those in advance. A batch waits for
+/// minutes.
+#[test]
+fn classes_beside_each_other() {
+    told_the_truth("classes", Mode::Bucket, async |line, rng| {
+        for (class, rate) in [(0, 0.3), (1, 0.4), (2, 0.8)] {
+            let mut rng = rng.fork();
+            line.open(move || {
+                let tenant = anyone(&mut rng);
+                let it = job(&mut rng, tenant);
+                let it =
+                    Job { class, used: it.used / 20, fair: it.fair / 20, safe: it.safe / 20, ..it };
+                let patience = if class == 2 { it.patience * 6 } else { it.patience };
+                let it = Job { patience, ..it };
+                Some((pause(&mut rng, rate * RATE / 50.0), it))
+            });
+        }
+    });
+}
+
 /// Nine in ten small, one in ten huge (a fortieth of a minute's quota); answers far below what is held
 /// for them.
 #[test]

@@ -169,7 +169,8 @@ impl State {
         let Departure { entry, item, place, charge } = departure;
         let Waiter { answer, forecast } = item;
         let waited = now.since(entry.arrived);
-        self.forecast.waited(entry.class, forecast, waited);
+        let line = self.scheduler.loads().get(entry.class).map_or(0, |load| load.queued);
+        self.forecast.waited(entry.class, forecast, waited, line);
         self.forecast.sent(entry.class, entry.fair, entry.cost.tokens, now);
         let grant = Grant::new(place, charge, hold, (waited, forecast), self.bound);
         answers.push((answer, Ok(grant)));
