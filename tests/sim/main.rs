@@ -10,6 +10,7 @@ mod line;
 mod observed;
 mod oracle;
 mod overload;
+mod passing;
 mod run;
 mod seed;
 mod workload;
