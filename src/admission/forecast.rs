@@ -12,29 +12,22 @@
 //! - Pure: integers, and `now` is an argument.
 //! - Bounded: a few numbers per class.
 
+mod rate;
+
 use std::time::Duration;
+
+use self::rate::{MEMORY, Mean, Rate, SPAN, part};
 
 use crate::admission::scheduler::{Ahead, ClassRule, Part};
 use crate::limit::{Cost, Unit};
 use crate::time::{Timestamp, nanos};
 
-/// A new observation counts for one part in this many of what is remembered: the last few dozen
-/// requests decide.
-const MEMORY: u64 = 16;
-
-/// The same for what requests use and how wrong forecasts were: that differs more from one to the
-/// next, and neighbours in the line are wrong together.
+/// A new observation counts for one part in this many of what is remembered of what requests use and
+/// of how wrong forecasts were. Both differ much from one to the next, and neighbours in the line are wrong together.
 const LONG_MEMORY: u64 = 256;
 
 /// How many lines are remembered, at least.
 const LINES: u64 = 4;
-
-/// Over how long arrivals are counted: about as long as a forecast looks ahead, so that the chance of
-/// who came is not taken for a habit, nor an old habit for today's.
-const SPANS: [u64; 2] = [60_000_000_000, 600_000_000_000];
-
-/// The shorter of them: what came within it is "lately".
-const SPAN: u64 = SPANS[0];
 
 /// How far ahead better ranks are left room for: their bursts are that long, where they come as
 /// independent callers do. With 5 s, interactive requests at 70 % of the quota waited 4 s beside a
@@ -108,71 +101,6 @@ struct Class {
     spread: u64,
 }
 
-/// A mean that forgets.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean(Option<u64>);
-
-impl Mean {
-    fn add(&mut self, value: u64) {
-        let old = self.0.unwrap_or(value);
-        self.0 = Some(old - old / MEMORY + value / MEMORY);
-    }
-
-    fn get(self) -> u64 {
-        self.0.unwrap_or(0)
-    }
-}
-
-/// Units per span, of this span and the one before; for each of [`SPANS`].
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate([Counter; SPANS.len()]);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Counter {
-    span: u64,
-    now: u64,
-    before: u64,
-}
-
-impl Counter {
-    fn turn(&mut self, length: u64, now: Timestamp) {
-        let span = now.as_nanos() / length;
-        if span != self.span {
-            self.before = if span == self.span + 1 { self.now } else { 0 };
-            (self.span, self.now) = (span, 0);
-        }
-    }
-}
-
-impl Rate {
-    fn add(&mut self, units: u64, now: Timestamp) {
-        for (counter, length) in self.0.iter_mut().zip(SPANS) {
-            counter.turn(length, now);
-            counter.now = counter.now.saturating_add(units);
-        }
-    }
-
-    /// Units that come in `nanos` if it goes on like this.
-    fn within(&self, nanos: u64, now: Timestamp) -> u64 {
-        let [short, long] = SPANS;
-        let (mut counter, length) =
-            if nanos <= short { (self.0[0], short) } else { (self.0[1], long) };
-        counter.turn(length, now);
-        // Of the span before, what is not more than a span ago.
-        let rest = length - now.as_nanos() % length;
-        part(counter.now.saturating_add(part(counter.before, rest, length)), nanos, length)
-    }
-}
-
-/// `value * times / of`, without overflow; all of it if `of` is zero.
-fn part(value: u64, times: u64, of: u64) -> u64 {
-    if of == 0 {
-        return value;
-    }
-    let whole = u128::from(value) * u128::from(times) / u128::from(of);
-    u64::try_from(whole).unwrap_or(u64::MAX)
-}
-
 /// Where a sequence that began so ends, if each step is the same part of the one before.
 fn limit_of(zeroth: u64, first: u64, second: u64) -> u64 {
     let [zeroth, first, second] = [zeroth, first, second].map(i128::from);
@@ -207,7 +135,7 @@ impl Forecast {
     /// A request of `class` that is likely to use `fair` tokens, of those held for it, has been sent.
     pub fn sent(&mut self, class: usize, fair: u64, held: u64, now: Timestamp) {
         let Some(class) = self.classes.get_mut(class) else { return };
-        let (before, span) = (class.sent.0[0].span, now.as_nanos() / SPAN);
+        let (before, span) = (class.sent.span(), now.as_nanos() / SPAN);
         if span != before {
             class.largest = [0, if span == before + 1 { class.largest[0] } else { 0 }];
         }
@@ -280,7 +208,7 @@ impl Forecast {
 
     /// How long the head of an answer is likely to take.
     pub const fn expected_head(&self) -> Duration {
-        Duration::from_nanos(match self.head.0 {
+        Duration::from_nanos(match self.head.known() {
             Some(head) => head,
             None => 0,
         })

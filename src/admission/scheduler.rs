@@ -19,6 +19,7 @@ mod classes;
 mod deadlines;
 mod lanes;
 mod slots;
+mod view;
 
 use std::num::NonZeroU32;
 
@@ -330,53 +331,6 @@ impl<T> Scheduler<T> {
     /// The next deadline.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.deadlines.first().map(|(deadline, _)| deadline)
-    }
-
-    /// Requests waiting.
-    pub fn len(&self) -> usize {
-        self.deadlines.len()
-    }
-
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.deadlines.len() == 0
-    }
-
-    /// Whether a class goes before its rank, because it is behind its guarantee.
-    pub fn is_behind(&self, class: usize) -> bool {
-        self.classes.is_behind(class)
-    }
-
-    /// What waits in each class.
-    pub fn loads(&self) -> &[Load] {
-        &self.loads
-    }
-
-    /// When the first to come of those who wait in a class came.
-    pub fn oldest(&self, class: usize) -> Option<Timestamp> {
-        self.slots.oldest(class).map(|waiting| waiting.entry.arrived)
-    }
-
-    /// What a tenant has waiting, in all classes.
-    pub fn load_of(&self, tenant: u64) -> Load {
-        let lanes = self.lanes.iter().filter_map(|lanes| lanes.of(tenant));
-        lanes.fold(Load::default(), |mut sum, lane| {
-            sum.merge(&lane.load);
-            sum
-        })
-    }
-
-    /// When the first to come of a tenant's requests in a class came. Looks at all of them.
-    pub fn oldest_of(&self, class: usize, tenant: u64) -> Option<Timestamp> {
-        let requests = &self.lanes[class].of(tenant)?.requests;
-        let waiting =
-            requests.iter().filter_map(|(.., slot)| self.slots.get(self.slots.ticket(*slot)));
-        waiting.map(|waiting| waiting.entry.arrived).min()
-    }
-
-    /// The tenants that wait in a class, in the order of their turns: what they have waiting.
-    pub fn tenants(&self, class: usize) -> impl Iterator<Item = (u64, Load)> {
-        self.lanes[class].in_order().map(|lane| (lane.tenant, lane.load))
     }
 
     fn take(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
