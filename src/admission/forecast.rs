@@ -12,18 +12,17 @@
 //! - Pure: integers, and `now` is an argument.
 //! - Bounded: a few numbers per class.
 
-mod rate;
+mod memory;
 
 use std::time::Duration;
 
-use self::rate::{MEMORY, Mean, Rate, SPAN, part};
-
+use self::memory::{MEMORY, Mean, Rate, SPAN, part};
 use crate::admission::scheduler::{Ahead, ClassRule, Part};
 use crate::limit::{Cost, Unit};
 use crate::time::{Timestamp, nanos};
 
-/// A new observation counts for one part in this many of what is remembered of what requests use and
-/// of how wrong forecasts were. Both differ much from one to the next, and neighbours in the line are wrong together.
+/// The same for what requests use and how wrong forecasts were: that differs more from one to the
+/// next, and neighbours in the line are wrong together.
 const LONG_MEMORY: u64 = 256;
 
 /// How many lines are remembered, at least.
@@ -208,7 +207,7 @@ impl Forecast {
 
     /// How long the head of an answer is likely to take.
     pub const fn expected_head(&self) -> Duration {
-        Duration::from_nanos(match self.head.known() {
+        Duration::from_nanos(match self.head.0 {
             Some(head) => head,
             None => 0,
         })
@@ -328,3 +327,6 @@ impl Forecast {
         part(*real, 1_000, *said).clamp(*CORRECTION.start(), *CORRECTION.end())
     }
 }
+
+#[cfg(test)]
+mod tests;

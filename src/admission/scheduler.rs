@@ -333,6 +333,21 @@ impl<T> Scheduler<T> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
+    /// Requests waiting.
+    pub fn len(&self) -> usize {
+        self.deadlines.len()
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.deadlines.len() == 0
+    }
+
+    /// Whether a class goes before its rank, because it is behind its guarantee.
+    pub fn is_behind(&self, class: usize) -> bool {
+        self.classes.is_behind(class)
+    }
+
     fn take(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
         let class = self.slots.get(ticket)?.entry.class;
         let waiting = self.slots.take(class, ticket)?;

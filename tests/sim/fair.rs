@@ -74,7 +74,7 @@ fn a_crowd_of_one_tenant_costs_the_others_two_slots_at_most() {
         line.closed(1_000, keep);
         (1..10).zip(&forks).for_each(|(tenant, rng)| light(&line, tenant, rng.clone()));
     });
-    let together = quantile(waits(&seen, |it| it.job.tenant > 0), 0.95);
+    let together = quantile(waits(&seen, |it| it.job.tenant > 0), 95);
     // Each alone, with a tenth of the quota.
     let mut alone = Vec::new();
     for (tenant, rng) in (1..10).zip(&forks) {
@@ -87,7 +87,7 @@ fn a_crowd_of_one_tenant_costs_the_others_two_slots_at_most() {
         });
         alone.extend(waits(&seen, |_| true));
     }
-    let alone = quantile(alone, 0.95);
+    let alone = quantile(alone, 95);
     let slot = Duration::from_secs_f64(1_000.0 / RATE);
     say(format_args!(
         "light tenants' p95 wait: {together:?} beside 1,000 queued, {alone:?} alone, slot {slot:?}"
@@ -184,7 +184,7 @@ fn a_batch_that_takes_all_there_is_hardly_delays_interactive_requests() {
                     line.closed(100, move || Job { class: 2, ..job(&mut bulk, 1) });
                 }
             });
-            quantile(waits(&seen, |it| it.job.class == 0), 0.95)
+            quantile(waits(&seen, |it| it.job.class == 0), 95)
         };
         let (without, with) = (p95(false), p95(true));
         // What is held for the largest request there is.

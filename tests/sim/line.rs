@@ -200,10 +200,9 @@ pub(crate) fn pause(rng: &mut Rng, rate: f64) -> Duration {
     Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / rate)
 }
 
-/// The value below which `share` of the values are.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the list")]
-pub(crate) fn quantile(mut values: Vec<Duration>, share: f64) -> Duration {
+/// The value below which so many per cent of the values are.
+pub(crate) fn quantile(mut values: Vec<Duration>, percent: usize) -> Duration {
     values.sort_unstable();
-    let index = (share * values.len() as f64) as usize;
+    let index = percent * values.len() / 100;
     values.get(index.min(values.len().saturating_sub(1))).copied().unwrap_or_default()
 }

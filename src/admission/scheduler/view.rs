@@ -1,24 +1,9 @@
-//! What waits, by class and tenant.
+//! What waits, for those who look at it.
 
 use super::{Load, Scheduler};
 use crate::time::Timestamp;
 
 impl<T> Scheduler<T> {
-    /// Requests waiting.
-    pub fn len(&self) -> usize {
-        self.deadlines.len()
-    }
-
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.deadlines.len() == 0
-    }
-
-    /// Whether a class goes before its rank, because it is behind its guarantee.
-    pub fn is_behind(&self, class: usize) -> bool {
-        self.classes.is_behind(class)
-    }
-
     /// What waits in each class.
     pub fn loads(&self) -> &[Load] {
         &self.loads

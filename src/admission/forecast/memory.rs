@@ -1,4 +1,4 @@
-//! Means and rates of the recent past, in integers.
+//! What a forecast remembers of the recent past, in few numbers.
 
 use crate::time::Timestamp;
 
@@ -8,23 +8,19 @@ pub(super) const MEMORY: u64 = 16;
 
 /// Over how long arrivals are counted: about as long as a forecast looks ahead, so that the chance of
 /// who came is not taken for a habit, nor an old habit for today's.
-const SPANS: [u64; 2] = [60_000_000_000, 600_000_000_000];
+pub(super) const SPANS: [u64; 2] = [60_000_000_000, 600_000_000_000];
 
 /// The shorter of them: what came within it is "lately".
 pub(super) const SPAN: u64 = SPANS[0];
 
 /// A mean that forgets.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mean(Option<u64>);
+pub(super) struct Mean(pub(super) Option<u64>);
 
 impl Mean {
     pub(super) fn add(&mut self, value: u64) {
         let old = self.0.unwrap_or(value);
         self.0 = Some(old - old / MEMORY + value / MEMORY);
-    }
-
-    pub(super) const fn known(self) -> Option<u64> {
-        self.0
     }
 
     pub(super) fn get(self) -> u64 {
@@ -54,7 +50,7 @@ impl Counter {
 }
 
 impl Rate {
-    /// The number of the short span in which something came last.
+    /// Which of the shorter spans it last counted in.
     pub(super) const fn span(&self) -> u64 {
         self.0[0].span
     }
