@@ -188,16 +188,10 @@ impl FromNode for Milli {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "bounded to a million before the cast"
     )]
     fn from_node(node: Node) -> Result<Self, String> {
-        let value = match &node.kind {
-            Kind::Integer(integer) => Some(*integer as f64),
-            Kind::Float(float) => Some(*float),
-            Kind::Untyped(text) => text.parse().ok(),
-            _ => None,
-        };
+        let value = decimal(&node.kind);
         let milli = value.filter(|value| (0.001..1_000_000.0).contains(value));
         milli
             .and_then(|value| NonZeroU64::new((value * 1_000.0).round() as u64))
@@ -215,16 +209,10 @@ impl FromNode for Share {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
         reason = "bounded to one before the cast"
     )]
     fn from_node(node: Node) -> Result<Self, String> {
-        let value = match &node.kind {
-            Kind::Integer(integer) => Some(*integer as f64),
-            Kind::Float(float) => Some(*float),
-            Kind::Untyped(text) => text.parse().ok(),
-            _ => None,
-        };
+        let value = decimal(&node.kind);
         let share = value.filter(|value| (0.0..=1.0).contains(value));
         share.map(|value| Self((value * 1_000.0).round() as u16)).ok_or_else(|| {
             format!("a share between 0 and 1 is expected, such as 0.25, got {}", shown(&node.kind))
@@ -240,6 +228,17 @@ impl FromNode for Option<http::HeaderName> {
         }
         let name = text.parse().map(Some);
         name.map_err(|_| format!("the name of a header is expected, got {text:?}"))
+    }
+}
+
+/// A decimal number, however it is written.
+#[expect(clippy::cast_precision_loss, reason = "larger integers are out of all bounds")]
+fn decimal(kind: &Kind) -> Option<f64> {
+    match kind {
+        Kind::Integer(integer) => Some(*integer as f64),
+        Kind::Float(float) => Some(*float),
+        Kind::Untyped(text) => text.parse().ok(),
+        _ => None,
     }
 }
 

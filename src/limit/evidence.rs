@@ -31,6 +31,9 @@ const HINTS: u8 = 2;
 const JUMPS: u8 = 3;
 /// How far amounts may be off, in per cent of what would come back.
 const TOLERANCE: i128 = 25;
+/// Instants at which it is remembered what had been spent: eight windows' worth, however long nothing
+/// can be told.
+const REMEMBERED: usize = 512;
 /// What is added to the uncertainty of a phase on either side: clocks drift, and networks delay.
 const SKEW: Duration = Duration::from_millis(250);
 
@@ -102,6 +105,9 @@ impl Evidence {
         let newest = self.spent.back().map_or(0, |(at, _)| at.as_nanos());
         if now.as_nanos().saturating_sub(newest) >= window / (APART * 4) {
             self.spent.push_back((now, view.spent));
+            if self.spent.len() > REMEMBERED {
+                self.spent.pop_front();
+            }
         }
         // In the middle of a burst nothing can be told.
         if view.unsure > i128::from(quota.limit()) / CALM {
@@ -231,6 +237,21 @@ impl Arc {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::constraint::{Mode, Unit};
+
+    #[test]
+    fn memory_is_bounded_where_there_is_never_a_calm_moment() {
+        let minute = Duration::from_secs(60);
+        let quota = Constraint::new(Unit::Tokens, 1_000, minute, "minute", Mode::Auto);
+        let quota = quota.expect("a constraint");
+        let mut evidence = Evidence::default();
+        for second in 0..100_000 {
+            let now = Timestamp::from_nanos(second * 1_000_000_000);
+            let view = View { shown: 0, spent: i128::from(second), unsure: 900 };
+            assert_eq!(evidence.weigh(&quota, view, now, now), None);
+        }
+        assert_eq!(evidence.spent.len(), REMEMBERED);
+    }
 
     #[test]
     fn arcs_have_in_common_what_lies_on_both() {

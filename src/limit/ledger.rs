@@ -18,8 +18,8 @@ pub struct Ledger {
     sent: u64,
     /// Whether one request may go before anything is known, and which did.
     probe: Probe,
-    /// By unit: what was ever held, what is held by requests whose answer's head has not been seen, by those that are
-    /// not settled, and what became of the others, by the time of their head.
+    /// By unit: what was ever held; what is held by requests whose answer's head has not been seen;
+    /// by those that are not settled; and what became of the others, by the time of their head.
     placed: [u64; Unit::ALL.len()],
     unheard: [i128; Unit::ALL.len()],
     open: [i128; Unit::ALL.len()],
