@@ -71,7 +71,7 @@ pub struct Status {
 #[derive(Debug, Serialize)]
 struct PoolStatus {
     pool: String,
-    model: Box<str>,
+    model: Arc<str>,
     profile: String,
     queued: usize,
     queued_bytes: u64,
@@ -167,7 +167,7 @@ fn pool(gateway: &Gateway, key: PoolKey, named: &Named) -> PoolStatus {
     let limited_by = snapshot.bound.map(|bound| named.pool.name_of(bound));
     PoolStatus {
         pool: key.to_string(),
-        model: named.model.clone(),
+        model: Arc::clone(&named.model),
         profile: named.profile.to_string(),
         queued: snapshot.queued,
         queued_bytes: snapshot.queued_bytes,

@@ -83,7 +83,7 @@ impl Account {
 
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Account({})", short(&self.0))
+        write!(f, "Account({})", Short::of(&self.0).as_str())
     }
 }
 
@@ -105,7 +105,7 @@ impl Access {
             let tenant: [u8; 32] = named.map_or(digest, |named| named.finalize().into());
             // Not the header's own words: they may be somebody's name.
             let unnamed = authorization.is_none() && told.is_none();
-            let name = if unnamed { nobody.into() } else { short(&tenant).into() };
+            let name = if unnamed { nobody.into() } else { Short::of(&tenant).as_str().into() };
             let (id, weight) = (id(&tenant), NonZeroU32::MIN);
             Ok(Caller { tenant: name, account, heartbeats: true, id, weight, class: None })
         };
@@ -140,9 +140,21 @@ fn id(digest: &[u8; 32]) -> u64 {
 }
 
 /// Eight hexadecimal digits: enough to tell callers apart, far too few to recognise a key by.
-fn short(digest: &[u8]) -> String {
-    let first = digest.iter().take(4).fold(0, |sum, byte| sum << 8 | u32::from(*byte));
-    format!("{first:08x}")
+struct Short([u8; 8]);
+
+impl Short {
+    fn of(digest: &[u8; 32]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 8];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(digest) {
+            pair.copy_from_slice(&[byte >> 4, byte & 0xf].map(|half| DIGITS[usize::from(half)]));
+        }
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

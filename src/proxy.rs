@@ -193,7 +193,7 @@ async fn metered(
     let (body, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
     let (ask, study) = Ask::read(&gateway, &caller, &head.headers, &body)?;
     record.note(|facts| {
-        facts.model = Some(ask.pool.model.clone());
+        facts.model = Some(Arc::clone(&ask.pool.model));
         facts.estimated = ask.price.estimate.total();
         facts.output_cap = ask.capped.as_ref().map(|capped| capped.tokens);
         facts.study = Some(study);

@@ -36,7 +36,7 @@ impl fmt::Display for PoolKey {
 #[derive(Debug)]
 pub struct Named {
     /// The model's name, as asked for by the first caller.
-    pub model: Box<str>,
+    pub model: Arc<str>,
     /// The configured profile it follows.
     pub profile: Arc<str>,
     /// The pool.

@@ -113,25 +113,31 @@ pub(super) fn name(response: &mut Response, id: &str) {
 /// Says what the gateway did with the request, as far as that is known when the head goes out.
 pub(super) fn explain(headers: &mut HeaderMap, facts: &Facts) {
     let wait_ms = u64::try_from(facts.waited.as_millis()).unwrap_or(u64::MAX);
-    headers.insert(WAIT_MS, wait_ms.into());
-    headers.insert(ESTIMATED, facts.estimated.into());
+    headers.insert(WAIT_MS, digits(wait_ms));
+    headers.insert(ESTIMATED, digits(facts.estimated));
     if let Some(cap) = facts.output_cap {
-        headers.insert(OUTPUT_CAP, cap.into());
+        headers.insert(OUTPUT_CAP, digits(cap));
     }
     let limited_by = facts.limited_by.as_deref();
     if let Some(value) = limited_by.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(LIMITED_BY, value);
     }
     if let Some(usage) = facts.usage {
-        headers.insert(USED, usage.total.into());
+        headers.insert(USED, digits(usage.total));
     }
+}
+
+/// A number as a header has it; `HeaderValue::from` would allocate twice.
+fn digits(number: u64) -> HeaderValue {
+    let mut buffer = itoa::Buffer::new();
+    HeaderValue::from_str(buffer.format(number)).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// Says how far the limit is used up that a refused request would have waited for.
 pub(super) fn explain_level(headers: &mut HeaderMap, level: &UsedUp) {
-    headers.insert(LIMIT, level.limit.into());
-    headers.insert(LIMIT_USED, level.used.into());
-    headers.insert(LIMIT_HELD, level.held.into());
+    headers.insert(LIMIT, digits(level.limit));
+    headers.insert(LIMIT_USED, digits(level.used));
+    headers.insert(LIMIT_HELD, digits(level.held));
 }
 
 /// Says that a refusal or failure is the gateway's own.
@@ -234,8 +240,8 @@ pub(super) fn fill_rate_limits(headers: &mut HeaderMap, pool: &Pool) {
             .find(|(unit, name, _)| *unit == level.quota.unit() && *name == level.quota.name());
         let Some((.., [limit, remaining, reset])) = documented else { return };
         let left = u64::try_from(level.available).unwrap_or(0);
-        headers.entry(limit).or_insert_with(|| level.quota.limit().into());
-        headers.entry(remaining).or_insert_with(|| left.into());
+        headers.entry(limit).or_insert_with(|| digits(level.quota.limit()));
+        headers.entry(remaining).or_insert_with(|| digits(left));
         let wait = level.resets_at.since(now);
         let text = format!("{}.{:09}", wait.as_secs(), wait.subsec_nanos());
         if let Ok(value) = HeaderValue::from_str(&text) {

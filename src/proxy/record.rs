@@ -32,7 +32,7 @@ pub(super) struct Facts {
     /// Who asked.
     pub(super) tenant: Option<Arc<str>>,
     /// The model asked for.
-    pub(super) model: Option<Box<str>>,
+    pub(super) model: Option<Arc<str>>,
     /// Status of the answer.
     pub(super) status: Option<StatusCode>,
     /// Time from arrival to admission, the last one if there were more.

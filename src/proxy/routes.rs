@@ -8,13 +8,13 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Method, Request, header};
 
 use super::record::Record;
 use super::stack::App;
-use super::{Gateway, ProxyError, metered, unmetered};
+use super::{Gateway, ProxyError, unmetered};
 use crate::metrics::Outcome;
 
 /// A prefix that SDKs put before the path: the base URL may end in `/v1` or not, and some add it
@@ -30,8 +30,8 @@ pub fn app(gateway: Arc<Gateway>) -> App {
     let mut router = Router::new();
     for prefix in PREFIXES {
         router = router
-            .route(&format!("{prefix}/chat/completions"), only(post(chat), "POST"))
-            .route(&format!("{prefix}/completions"), only(post(text), "POST"))
+            .route(&format!("{prefix}/chat/completions"), only(MethodRouter::new(), "POST"))
+            .route(&format!("{prefix}/completions"), only(MethodRouter::new(), "POST"))
             .route(&format!("{prefix}/models"), only(get(models), "GET"))
             .route(&format!("{prefix}/models/{{*id}}"), only(get(model), "GET"))
             .route(&format!("{prefix}/tcp_warming"), only(get(tcp_warming), "GET"));
@@ -41,25 +41,24 @@ pub fn app(gateway: Arc<Gateway>) -> App {
     App::new(gateway, routes)
 }
 
+/// The upstream's path for a request that costs quota, if it is one. The router knows these paths
+/// only to refuse other methods: what it does for each request it hands on (a future in a box, a
+/// table of what it matched) costs more than all else that happens to one that need not wait.
+pub(super) fn metered_path(request: &Request<Body>) -> Option<PathAndQuery> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    let path = request.uri().path();
+    PREFIXES.iter().find_map(|prefix| match path.strip_prefix(prefix)? {
+        "/chat/completions" => Some(PathAndQuery::from_static(CHAT)),
+        "/completions" => Some(PathAndQuery::from_static(TEXT)),
+        _ => None,
+    })
+}
+
 /// Refuses every other method in the usual shape.
 fn only(route: MethodRouter<Arc<Gateway>>, allow: &'static str) -> MethodRouter<Arc<Gateway>> {
     route.fallback(move || async move { ProxyError::MethodNotAllowed { allow } })
-}
-
-async fn chat(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(record): Extension<Arc<Record>>,
-    request: Request<Body>,
-) -> Result<Response, ProxyError> {
-    metered(gateway, record, PathAndQuery::from_static(CHAT), request).await
-}
-
-async fn text(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(record): Extension<Arc<Record>>,
-    request: Request<Body>,
-) -> Result<Response, ProxyError> {
-    metered(gateway, record, PathAndQuery::from_static(TEXT), request).await
 }
 
 async fn models(

@@ -17,7 +17,8 @@ use tower::Service;
 
 use super::headers;
 use super::record::Record;
-use super::{Gateway, ProxyError};
+use super::routes::metered_path;
+use super::{Gateway, ProxyError, metered};
 use crate::metrics::Outcome;
 
 /// The routes with what surrounds them.
@@ -40,13 +41,19 @@ impl App {
         let record =
             Record::new(Arc::clone(&gateway.metrics), gateway.config.log.requests, endpoint);
         let mut response = if has_one_host(&request) {
-            request.extensions_mut().insert(Arc::clone(&record));
+            let known = Arc::clone(&record);
+            let answering = async move {
+                if let Some(path) = metered_path(&request) {
+                    return metered(gateway, known, path, request).await.into_response();
+                }
+                request.extensions_mut().insert(known);
+                match routes.call(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                }
+            };
             // A panic is an outcome, not a lost connection.
-            match AssertUnwindSafe(routes.call(request)).catch_unwind().await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
-                Err(_) => panicked(),
-            }
+            AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(|_| panicked())
         } else {
             // Before any route: what two proxies could route to two places is nobody's.
             ProxyError::Host.into_response()

@@ -115,9 +115,16 @@ fn format(content_type: &str) -> Result<Format, Unsupported> {
 
 /// Whether a media type, given without its parameters, is JSON.
 pub(super) fn is_json(essence: &str) -> bool {
-    let essence = essence.trim().to_ascii_lowercase();
-    essence == "application/json"
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let essence = essence.trim();
+    let Some(subtype) = strip_prefix(essence, "application/") else { return false };
+    let (_, suffix) = subtype.rsplit_once('+').unwrap_or(("", subtype));
+    suffix.eq_ignore_ascii_case("json")
+}
+
+/// `text` without the prefix, in whatever case that is written.
+fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = text.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
 /// Whether a content type parameter leaves the text in UTF-8.

@@ -36,10 +36,14 @@ impl Lengths {
             *oldest = tokens;
         }
         self.next = (self.next + 1) % KEPT;
-        let mut sorted = self.last.clone();
-        sorted.sort_unstable();
-        self.median = quantile(&sorted, 50);
-        self.p99 = quantile(&sorted, 99);
+        // On the stack: this is done for every answer.
+        let mut sorted = [0; KEPT];
+        if let Some(sorted) = sorted.get_mut(..self.last.len()) {
+            sorted.copy_from_slice(&self.last);
+            sorted.sort_unstable();
+            self.median = quantile(sorted, 50);
+            self.p99 = quantile(sorted, 99);
+        }
     }
 
     /// The length that half of the answers stay within, once a few have been seen.

@@ -15,6 +15,9 @@ use memchr::memchr2;
 /// letter of `status_code` as `\u0000`, so that no longer key can pass for it.
 const NAME_MAX: usize = 11 * 6 + 1;
 
+/// Room made for a wanted value: that of an ordinary `usage`, so that it is made once.
+const KEPT_AT_FIRST: usize = 256;
+
 /// A top-level key whose value is wanted.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Key {
@@ -155,6 +158,9 @@ impl Scanner {
             (State::Next, b',') => State::Key,
             (State::Value, b',' | b':' | b'}' | b']') => State::Foreign,
             (State::Value, first) => {
+                if self.wanted.is_some() {
+                    self.kept.reserve(KEPT_AT_FIRST);
+                }
                 self.keep(&[first]);
                 self.nest = u32::from(matches!(first, b'{' | b'['));
                 match first {
