@@ -7,6 +7,7 @@ mod demo;
 mod healthcheck;
 mod serve;
 mod simulate;
+mod tokens;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -32,6 +33,8 @@ enum Command {
     Demo(demo::Args),
     /// Check a configuration; print the effective one, or every problem.
     Check(check::Args),
+    /// Count the tokens of a text on standard input, as a model's configured tokenizer does.
+    Tokens(tokens::Args),
     /// Run only the simulated upstream.
     Simulate(Box<simulate::Args>),
     /// Ask a running gateway whether it is ready; for container health checks.
@@ -52,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Tokens(args) => tokens::run(&args),
         Command::Simulate(args) => simulate::run(*args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }

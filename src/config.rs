@@ -18,6 +18,7 @@ mod read;
 mod section;
 mod sizing;
 mod source;
+mod tokenizers;
 mod value;
 
 use std::collections::BTreeMap;
@@ -191,12 +192,13 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| Problems::one(&path.display().to_string(), &error))?;
-                Self::parse(&text, environment, overrides)
+                let directory = path.parent().unwrap_or(Path::new(""));
+                Self::read(&text, directory, environment, overrides)
             }
         }
     }
 
-    /// [`Self::load`] with the text of the file.
+    /// [`Self::load`] with the text of the file, as if it stood in the current directory.
     ///
     /// # Errors
     ///
@@ -206,12 +208,22 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, Problems> {
+        Self::read(text, Path::new(""), environment, overrides)
+    }
+
+    /// Reads the text of a file in `directory`.
+    fn read(
+        text: &str,
+        directory: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, Problems> {
         let environment: Vec<_> = environment.into_iter().collect();
         let mut problems = Vec::new();
         let mut tree = source::parse(text, &mut problems);
         env::overlay(&mut tree, &environment, &mut problems);
         source::overlay_flags(&mut tree, overrides);
-        let config = read::config(tree, &environment, &mut problems);
+        let config = read::config(tree, &environment, directory, &mut problems);
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(Problems::from(problems)),

@@ -45,4 +45,4 @@ pub use reserved::OutputLearner;
 pub use sizing::{NoOutputCap, OutputCap, OutputPolicy};
 pub use splice::limit_output;
 pub use texture::Texture;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerError, TokenizerFile};

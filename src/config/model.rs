@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::section::Section;
 use super::sizing::{Learning, OutputChoice};
 use super::source::{Node, Problem, Table};
+use super::tokenizers::Tokenizers;
 use super::value::{Milli, Share};
 use crate::limit::{Constraint, Learn, Mode, Spread, Unit};
 use crate::usage::{EstimateRule, OutputPolicy, Tokenizer};
@@ -94,18 +95,18 @@ struct Draft {
 }
 
 /// Reads the `models` table.
-pub(super) fn models(mut section: Section<'_>) -> Models {
+pub(super) fn models(mut section: Section<'_>, tokenizers: &Tokenizers<'_>) -> Models {
     let mut tables: Table = section.entries();
     let problems = section.problems();
     let fallback = tables.remove(FALLBACK).map(|node| {
         let path = section.child(FALLBACK);
-        (Draft::read(Section::of(&path, node, problems)), path)
+        (Draft::read(Section::of(&path, node, problems), tokenizers), path)
     });
     let base = fallback.as_ref().map_or_else(Draft::default, |(draft, _)| draft.clone());
     let mut named = BTreeMap::new();
     for (name, node) in tables {
         let (path, line) = (section.child(&name), node.line);
-        let draft = Draft::read(Section::of(&path, node, problems)).over(&base);
+        let draft = Draft::read(Section::of(&path, node, problems), tokenizers).over(&base);
         if let Some(profile) = draft.finish(&name, &path, line, problems) {
             named.insert(name, Arc::new(profile));
         }
@@ -123,7 +124,7 @@ pub(super) fn models(mut section: Section<'_>) -> Models {
 }
 
 impl Draft {
-    fn read(mut section: Section<'_>) -> Self {
+    fn read(mut section: Section<'_>, tokenizers: &Tokenizers<'_>) -> Self {
         let mut output = section.section("output_reservation");
         let (output_default, output_cap) = (output.get("default"), output.get("cap"));
         output.finish();
@@ -132,7 +133,7 @@ impl Draft {
             prompt.get::<Milli>("bytes_per_token").map(|Milli(value)| value);
         let (per_message, per_request) = (prompt.get("per_message"), prompt.get("per_request"));
         let per_part = prompt.get("per_part");
-        let learning = Learning::read(&mut prompt);
+        let learning = Learning::read(&mut prompt, tokenizers);
         prompt.finish();
         let limits = section.list("limits").map(|nodes| {
             if nodes.is_empty() {
@@ -166,7 +167,7 @@ impl Draft {
             per_message: self.per_message.or(base.per_message),
             per_request: self.per_request.or(base.per_request),
             per_part: self.per_part.or(base.per_part),
-            learning: self.learning.over(base.learning),
+            learning: self.learning.over(&base.learning),
             output_choice: self.output_choice.over(base.output_choice),
             max_concurrent: self.max_concurrent.or(base.max_concurrent),
             min_gap: self.min_gap.or(base.min_gap),

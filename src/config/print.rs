@@ -138,7 +138,7 @@ fn profile(profile: &Profile) -> Value {
         ("per_part", int(rule.per_image)),
         ("calibrate", Value::Boolean(profile.calibrate)),
         ("margin_percent", int(profile.margin_percent)),
-        ("tokenizer", text(&profile.tokenizer.map_or("none", Tokenizer::as_str))),
+        ("tokenizer", text(&profile.tokenizer.as_ref().map_or("none", Tokenizer::as_str))),
     ]);
     let mut table = Table::new();
     if let Some(most) = profile.max_concurrent {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use super::model::models;
 use super::section::Section;
 use super::sizing::OutputChoice;
 use super::source::{Node, Problem, Table};
+use super::tokenizers::Tokenizers;
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
 use crate::identity::VirtualKey;
@@ -40,6 +42,7 @@ const fn seconds(value: u64) -> Duration {
 pub(super) fn config(
     tree: Table,
     environment: &[(String, String)],
+    directory: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<Config> {
     let found = RefCell::new(std::mem::take(problems));
@@ -53,7 +56,7 @@ pub(super) fn config(
     let mut output_choices = BTreeMap::new();
     let nodes = root.list("keys").unwrap_or_default();
     let keys = keys(nodes, &classes, &mut output_choices, &found);
-    let models = models(root.section("models"));
+    let models = models(root.section("models"), &Tokenizers::new(directory));
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
                        Authorization goes to the upstream";

@@ -2,6 +2,7 @@
 //! keys.
 
 use super::section::Section;
+use super::tokenizers::Tokenizers;
 use crate::usage::{OutputCap, OutputPolicy, Tokenizer};
 
 /// What is added to what answers show, unless configured: what the upstream sets aside for a prompt
@@ -12,7 +13,7 @@ const MARGIN_PERCENT: u64 = 5;
 const MOST_MARGIN: u64 = 1_000;
 
 /// Whether and how prompts are learned from; what is absent comes from the fallback.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Learning {
     calibrate: Option<bool>,
     margin_percent: Option<u64>,
@@ -28,29 +29,24 @@ pub struct OutputChoice {
 
 impl Learning {
     /// Reads its keys of `prompt_estimate`.
-    pub(super) fn read(section: &mut Section<'_>) -> Self {
+    pub(super) fn read(section: &mut Section<'_>, tokenizers: &Tokenizers<'_>) -> Self {
         let calibrate = section.get("calibrate");
         let margin_percent = section.get("margin_percent");
         if margin_percent.is_some_and(|percent| percent > MOST_MARGIN) {
             section.problem("margin_percent", format!("at most {MOST_MARGIN}"));
         }
-        let tokenizer = section.get::<String>("tokenizer").and_then(|name| match name.as_str() {
-            "none" => Some(None),
-            "o200k" => Some(Some(Tokenizer::O200k)),
-            other => {
-                let expected = "\"o200k\" or \"none\" is expected";
-                section.problem("tokenizer", format!("{expected}, got {other:?}"));
-                None
-            }
+        let tokenizer = section.get::<String>("tokenizer").and_then(|name| {
+            let found = tokenizers.find(&name);
+            found.map_err(|message| section.problem("tokenizer", message)).ok()
         });
         Self { calibrate, margin_percent, tokenizer }
     }
 
-    pub(super) fn over(self, base: Self) -> Self {
+    pub(super) fn over(self, base: &Self) -> Self {
         Self {
             calibrate: self.calibrate.or(base.calibrate),
             margin_percent: self.margin_percent.or(base.margin_percent),
-            tokenizer: self.tokenizer.or(base.tokenizer),
+            tokenizer: self.tokenizer.or_else(|| base.tokenizer.clone()),
         }
     }
 

@@ -30,8 +30,8 @@ impl Forward {
         self.record.note(|facts| demand = facts.study.as_ref().map(|study| study.demand.clone()));
         let Some(demand) = demand else { return };
         let Some(profile) = self.gateway.config.models.profile(&demand.model) else { return };
-        if let Some(tokenizer) = profile.tokenizer {
-            let count = self.count(tokenizer, demand, waiting.repricer());
+        if let Some(tokenizer) = &profile.tokenizer {
+            let count = self.count(tokenizer.clone(), demand, waiting.repricer());
             self.gateway.tasks.spawn(count);
         }
     }

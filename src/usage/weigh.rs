@@ -47,7 +47,7 @@ impl Scale {
     /// Adds a text.
     fn add_text(&mut self, text: &str) {
         self.weight.text_bytes = self.weight.text_bytes.saturating_add(len(text.as_bytes()));
-        match self.tokenizer {
+        match &self.tokenizer {
             None => self.weight.texture.add(text.as_bytes()),
             Some(tokenizer) => self.counted = self.counted.saturating_add(tokenizer.count(text)),
         }
