@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidegate::simulator::OutputModel;
 
 use crate::support::prompts::{Kind, Prompts};
+use crate::support::upstream::{Upstream, answer};
 use crate::support::{Gateway, eventually, header, hello, number, pair, roomy, send, with};
 
 /// What is spent of the only pool's quota in this unit.
@@ -295,5 +296,51 @@ async fn prompts_are_counted_while_they_wait_and_only_then() {
     let counted = of(&status, "counted").as_u64().expect("a number");
     assert!(lowered >= 1.0, "in {rounds} rounds");
     assert!((1..=rounds * 7).contains(&counted), "{counted}: one of eight goes at once");
+    gateway.close().await;
+}
+
+/// Two letters that look alike to everybody but this tokenizer, to which a text is nothing but the
+/// letters q in it, and to the upstream's model, which does the same.
+#[tokio::test]
+async fn the_tokenizer_of_a_file_counts_what_waits() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let model = json!({"type": "BPE", "vocab": {"q": 0}, "merges": []});
+    let text = json!({"model": model, "pre_tokenizer": {"type": "ByteLevel"}}).to_string();
+    file.write_all(text.as_bytes()).expect("room");
+    let upstream = Upstream::answering_each(Duration::from_millis(3), |seen| {
+        let prompt = seen.body.iter().filter(|byte| **byte == b'q').count() + 20;
+        let usage =
+            json!({"prompt_tokens": prompt, "completion_tokens": 4, "total_tokens": prompt + 4});
+        let body = json!({"choices": [], "usage": usage}).to_string();
+        answer("200 OK", "content-type: application/json\r\n", &body)
+    })
+    .await;
+    let changes = format!(
+        "[models.\"*\"]\nmax_concurrent = 1\nprompt_estimate = {{ tokenizer = {:?} }}\n\
+         limits = [{{ unit = \"tokens\", limit = 1_000_000_000, per = \"1d\" }}]",
+        format!("file:{}", file.path().display())
+    );
+    let gateway = Gateway::start(&upstream.url(), &changes);
+    let mut least = u64::MAX;
+    for _ in 0..100 {
+        // Every other one has none, one 200 and the rest 400 of them, always in words of four.
+        let words = ["kkkk ", "qqqq ", "kkkk ", "qkkq ", "kkkk ", "qqqq ", "kkkk ", "qqqq "];
+        let round = words.map(|word| {
+            let messages = json!([{"role": "user", "content": word.repeat(100)}]);
+            gateway.chat(&json!({"model": "m", "max_completion_tokens": 10, "messages": messages}))
+        });
+        let answers = futures_util::future::join_all(round.into_iter().map(send)).await;
+        for (answer, word) in answers.into_iter().zip(words) {
+            if word == "kkkk " {
+                least = least.min(number(&answer, "x-tidegate-estimated-tokens"));
+            }
+            answer.bytes().await.expect("whole");
+        }
+        if least < 100 {
+            break;
+        }
+    }
+    // By what it looks like, a prompt has 195 on average.
+    assert!((20..100).contains(&least), "{least} held for 20 and 10 of output");
     gateway.close().await;
 }

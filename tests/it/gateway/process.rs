@@ -271,6 +271,37 @@ fn check_prints_the_configuration_that_will_be_used_without_its_secrets() {
 }
 
 #[test]
+fn tokens_are_counted_by_the_tokenizer_of_the_model() {
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizers/tides.json");
+    let changes = format!(
+        "models.tides.prompt_estimate = {{ tokenizer = \"file:{fixture}\" }}\n\
+         models.none.prompt_estimate = {{ tokenizer = \"none\" }}"
+    );
+    let (config, text) = (file(&config_text("http://127.0.0.1:9", &changes)), file("the tide"));
+    for (model, code, said) in [
+        ("tides", 0, "4\n"),
+        ("other", 0, "2\n"),
+        ("none", 2, "tidegate: the prompts of \"none\" are not counted\n"),
+    ] {
+        let mut command = tidegate(&["tokens", "--config", path(&config), "--model", model]);
+        let Output { status, stdout, stderr } =
+            command.stdin(text.reopen().expect("it is there")).output().expect("it starts");
+        let shown = String::from_utf8([stdout, stderr].concat()).expect("text");
+        assert_eq!((status.code(), shown.as_str()), (Some(code), said), "{model}");
+    }
+    let missing = file(&config_text(
+        "http://127.0.0.1:9",
+        "models.\"*\".prompt_estimate = { tokenizer = \"file:/no/such.json\" }",
+    ));
+    let (code, _, error) = run(&["check", path(&missing)]);
+    assert_eq!(code, Some(2));
+    assert!(
+        error.contains("prompt_estimate.tokenizer") && error.contains("/no/such.json"),
+        "{error}"
+    );
+}
+
+#[test]
 fn usage_is_explained() {
     for (args, code, part) in [
         (&["--help"][..], 0, "serve"),

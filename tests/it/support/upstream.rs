@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,9 +66,16 @@ impl Upstream {
         F: Fn(usize, TcpStream) -> Answered + Clone + Send + 'static,
         Answered: Future<Output = Option<TcpStream>> + Send + 'static,
     {
+        Self::start_on(Arc::default(), answer).await
+    }
+
+    async fn start_on<F, Answered>(seen: Arc<Mutex<Vec<Seen>>>, answer: F) -> Self
+    where
+        F: Fn(usize, TcpStream) -> Answered + Clone + Send + 'static,
+        Answered: Future<Output = Option<TcpStream>> + Send + 'static,
+    {
         let listener = TcpListener::bind(ANY).await.expect("a free port");
         let addr = listener.local_addr().expect("bound");
-        let seen = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&seen);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -85,6 +93,23 @@ impl Upstream {
         Self::start(move |_, mut socket| {
             let answer = Arc::clone(&answer);
             async move { socket.write_all(&answer).await.ok().map(|()| socket) }
+        })
+        .await
+    }
+
+    /// Takes `latency` and answers each request as `answer` says, and keeps the connection.
+    pub(crate) async fn answering_each<F>(latency: Duration, answer: F) -> Self
+    where
+        F: Fn(&Seen) -> Vec<u8> + Clone + Send + 'static,
+    {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&seen);
+        Self::start_on(seen, move |number, mut socket| {
+            let answer = answer(&kept.lock()[number]);
+            async move {
+                tokio::time::sleep(latency).await;
+                socket.write_all(&answer).await.ok().map(|()| socket)
+            }
         })
         .await
     }
