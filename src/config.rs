@@ -192,7 +192,7 @@ impl Config {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|error| Problems::one(&path.display().to_string(), &error))?;
-                let directory = path.parent().unwrap_or(Path::new(""));
+                let directory = path.parent().unwrap_or_else(|| Path::new(""));
                 Self::read(&text, directory, environment, overrides)
             }
         }

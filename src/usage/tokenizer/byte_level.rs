@@ -102,6 +102,19 @@ impl Form {
     }
 }
 
+/// The character that each byte is spelt as: itself where it can be seen, else one from U+0100 on.
+pub(super) fn spelling() -> [char; 256] {
+    let mut next = 0x100;
+    std::array::from_fn(|byte| {
+        let byte = u8::try_from(byte).unwrap_or(u8::MAX);
+        if matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff) {
+            return char::from(byte);
+        }
+        next += 1;
+        char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+    })
+}
+
 /// Where a text can be cut.
 trait Floor {
     /// The end of its last whole character within `most` bytes.

@@ -11,7 +11,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::byte_level::{Added, ByteLevel, Form};
+use super::byte_level::{Added, ByteLevel, Form, spelling};
 use super::merges::{Merges, NO_TOKEN, Unknown};
 use super::pieces::{BadPattern, Kept, Pattern, Step};
 
@@ -134,7 +134,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<ByteLevel, TokenizerError> {
     }
     let added: Option<Vec<AddedToken>> = optional("`added_tokens`", file.added_tokens)?;
     let added = added_tokens(&added.unwrap_or_default())?;
-    let merges = merges(part("`model`", file.model)?)?;
+    let merges = merges(&part("`model`", file.model)?)?;
     Ok(ByteLevel { added, forms, steps, merges })
 }
 
@@ -253,7 +253,7 @@ fn added_tokens(tokens: &[AddedToken]) -> Result<Added, TokenizerError> {
     Ok(Added { search: Some(search), strips })
 }
 
-fn merges(model: Model) -> Result<Merges, TokenizerError> {
+fn merges(model: &Model) -> Result<Merges, TokenizerError> {
     let empty = |text: &Option<String>| text.as_deref().is_none_or(str::is_empty);
     if model.dropout.is_some_and(|share| share > 0.0) {
         return unknown("a model with dropout");
@@ -296,17 +296,4 @@ fn merges(model: Model) -> Result<Merges, TokenizerError> {
         }
     }
     Ok(merges)
-}
-
-/// The character that each byte is spelt as: itself where it can be seen, else one from U+0100 on.
-fn spelling() -> [char; 256] {
-    let mut next = 0x100;
-    std::array::from_fn(|byte| {
-        let byte = u8::try_from(byte).unwrap_or(u8::MAX);
-        if matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff) {
-            return char::from(byte);
-        }
-        next += 1;
-        char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
-    })
 }

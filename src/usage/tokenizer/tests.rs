@@ -49,7 +49,7 @@ fn count(changes: &[(&str, Value)], text: &str) -> u64 {
     changed(changes).unwrap().count(text)
 }
 
-/// What the reference implementation counts, too: tests/sdk/python/test_tokenizer.py asks it.
+/// What the reference implementation counts, too: `tests/sdk/python/test_tokenizer.py` asks it.
 #[test]
 fn tokens_are_counted_as_the_file_says() {
     for (text, tokens, why) in [
