@@ -74,12 +74,13 @@ impl History {
     fn merge(&mut self) {
         let mut end = self.slots.len();
         for width in 0..WIDTHS {
-            let newer = self.slots.iter().take(end).rev();
-            let count = newer.take_while(|slot| slot.width == width).count();
-            if count <= PER_WIDTH {
+            // Older slots are never narrower, and at most one was added: so there is one too many of
+            // this width if the one that many before the last still has it.
+            let Some(first) = end.checked_sub(PER_WIDTH + 1) else { return };
+            if self.slots[first].width != width {
                 return;
             }
-            end -= count;
+            end = first;
             if width + 1 == WIDTHS {
                 self.slots.pop_front();
                 return;

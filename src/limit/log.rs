@@ -159,6 +159,9 @@ impl Log {
         }
         let gone =
             self.fixed.as_ref().map_or(self.sliding.first, |it| it.first.min(self.sliding.first));
+        if gone == 0 {
+            return returned;
+        }
         self.slots.drain(..gone);
         for view in [Some(&mut self.sliding), self.fixed.as_mut()].into_iter().flatten() {
             view.first -= gone;
