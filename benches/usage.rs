@@ -1,7 +1,6 @@
 //! Costs of the usage layer per request: reading a body, and watching a response.
 
 use std::hint::black_box;
-use std::num::NonZeroU64;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::json;
@@ -89,15 +88,7 @@ fn meter(criterion: &mut Criterion) {
 /// What a request costs: the bound from what was learned, and what an answer teaches.
 fn calibrate(criterion: &mut Criterion) {
     let kind = BodyKind::from_headers(None, None).expect("JSON");
-    let rule = EstimateRule {
-        prompt_bytes_per_token_milli: NonZeroU64::new(1_400).expect("it is not zero"),
-        per_message: 8,
-        per_request: 64,
-        per_image: 3_000,
-        per_other_part: 3_000,
-        output_default: 16_384,
-        output_cap: None,
-    };
+    let rule = EstimateRule::assumed(16_384);
     let body = chat(4 << 10).to_string().into_bytes();
     let demand = Demand::read(kind, &body, 1 << 20).expect("a request");
     let usage = Usage { prompt: 900, completion: 100, total: 1_000, cached: 0 };

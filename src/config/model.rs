@@ -21,22 +21,6 @@ pub(super) const FALLBACK: &str = "*";
 /// within tens of milliseconds; a quarter of a second costs nothing on windows of a minute.
 const SKEW: Duration = Duration::from_millis(250);
 
-/// Bytes per token assumed unless configured, in thousandths. Counted with two public tokenizers,
-/// prose, source code and JSON have more than 2, but base64, hexadecimal and emoji go down to 1.42.
-/// What is held beyond the true count comes back; what is not held is a refusal.
-const BYTES_PER_TOKEN_MILLI: NonZeroU64 = NonZeroU64::new(1_400).expect("it is not zero");
-
-/// Tokens that chat templates put around one message: role, start and end markers, and line breaks
-/// come to 4 to 7 in the published templates of open models.
-const PER_MESSAGE: u64 = 8;
-
-/// Tokens that chat templates put around a whole prompt, their built-in system text included.
-const PER_REQUEST: u64 = 64;
-
-/// Tokens of an image or another part that is not text: models bound an image at about 1,500
-/// tokens per tile; two tiles.
-const PER_PART: u64 = 3_000;
-
 /// Profiles by model name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Models {
@@ -209,17 +193,17 @@ impl Draft {
                 report("output_reservation.default", message);
             }
         }
-        let per_part = self.per_part.unwrap_or(PER_PART);
+        let assumed = EstimateRule::assumed(output_default);
         let estimate = EstimateRule {
             prompt_bytes_per_token_milli: self
                 .bytes_per_token_milli
-                .unwrap_or(BYTES_PER_TOKEN_MILLI),
-            per_message: self.per_message.unwrap_or(PER_MESSAGE),
-            per_request: self.per_request.unwrap_or(PER_REQUEST),
-            per_image: per_part,
-            per_other_part: per_part,
-            output_default,
+                .unwrap_or(assumed.prompt_bytes_per_token_milli),
+            per_message: self.per_message.unwrap_or(assumed.per_message),
+            per_request: self.per_request.unwrap_or(assumed.per_request),
+            per_image: self.per_part.unwrap_or(assumed.per_image),
+            per_other_part: self.per_part.unwrap_or(assumed.per_other_part),
             output_cap: self.output_cap,
+            ..assumed
         };
         let (max_concurrent, min_gap) = (self.max_concurrent, self.min_gap.unwrap_or_default());
         let (calibrate, margin_percent, tokenizer) = self.learning.finish();

@@ -69,7 +69,38 @@ impl Estimate {
     }
 }
 
+/// Bytes per token, in thousandths. Counted with two public tokenizers, prose, source code and JSON
+/// have more than 2, but base64, hexadecimal and emoji go down to 1.42. What is held beyond the true
+/// count comes back; what is not held is a refusal.
+const BYTES_PER_TOKEN_MILLI: NonZeroU64 = NonZeroU64::new(1_400).expect("it is not zero");
+
+/// Tokens that chat templates put around one message: role, start and end markers, and line breaks
+/// come to 4 to 7 in the published templates of open models.
+const PER_MESSAGE: u64 = 8;
+
+/// Tokens that chat templates put around a whole prompt, their built-in system text included.
+const PER_REQUEST: u64 = 64;
+
+/// Tokens of an image or another part that is not text: models bound an image at about 1,500
+/// tokens per tile; two tiles.
+const PER_PART: u64 = 3_000;
+
 impl EstimateRule {
+    /// What is assumed of every model unless it is configured, for one whose upstream reserves
+    /// `output_default` tokens where a request names no limit.
+    #[must_use]
+    pub const fn assumed(output_default: u64) -> Self {
+        Self {
+            prompt_bytes_per_token_milli: BYTES_PER_TOKEN_MILLI,
+            per_message: PER_MESSAGE,
+            per_request: PER_REQUEST,
+            per_image: PER_PART,
+            per_other_part: PER_PART,
+            output_default,
+            output_cap: None,
+        }
+    }
+
     /// The upper bound for `demand`.
     #[must_use]
     pub fn estimate(&self, demand: &Demand) -> Estimate {

@@ -1,8 +1,6 @@
 //! How good the calibrated bound on a prompt is, measured on prompts of five kinds against two
 //! tokenizers that it knows nothing of: the simulator's own, and a real one of 200,000 tokens.
 
-use std::num::NonZeroU64;
-
 use serde_json::Value;
 use tidegate::simulator;
 use tidegate::usage::{BodyKind, Calibration, Demand, EstimateRule, Lesson, Usage};
@@ -14,15 +12,7 @@ const FIRST: usize = 50;
 
 /// The default configuration's rule.
 fn rule() -> EstimateRule {
-    EstimateRule {
-        prompt_bytes_per_token_milli: NonZeroU64::new(1_400).expect("it is not zero"),
-        per_message: 8,
-        per_request: 64,
-        per_image: 3_000,
-        per_other_part: 3_000,
-        output_default: 16_384,
-        output_cap: None,
-    }
+    EstimateRule::assumed(16_384)
 }
 
 fn simulated(body: &Value) -> u64 {

@@ -1,20 +1,10 @@
-use std::num::NonZeroU64;
-
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::usage::{BodyKind, Tokenizer};
 
-const RULE: EstimateRule = EstimateRule {
-    prompt_bytes_per_token_milli: NonZeroU64::new(1_400).unwrap(),
-    per_message: 8,
-    per_request: 64,
-    per_image: 3_000,
-    per_other_part: 3_000,
-    output_default: 16_384,
-    output_cap: None,
-};
+const RULE: EstimateRule = EstimateRule::assumed(16_384);
 
 fn demand(text: &str) -> Demand {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]}).to_string();
