@@ -7,33 +7,11 @@ use fastrand::Rng;
 use tidegate::admission::PoolConfig;
 use tidegate::limit::{Constraint, Mode, Unit};
 
-use crate::line::{Job, Line, Seen, pause, pool, quantile, simulate};
+use crate::line::{Job, Line, QUOTA, RATE, Seen, pause, pool, quantile, simulate};
 use crate::seed::{rng, say};
-
-/// Tokens a minute: a thousand a second.
-const QUOTA: u64 = 60_000;
-const RATE: f64 = 1_000.0;
-
-/// Far longer than anybody waits here.
-const PATIENT: Duration = Duration::from_secs(1_000_000);
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
-}
-
-/// A request of 500 to 1,500 tokens whose estimates are somewhat high, or low.
-fn job(rng: &mut Rng, tenant: u64) -> Job {
-    let used = rng.u64(500..1_500);
-    Job {
-        class: 1,
-        tenant,
-        weight: 1,
-        safe: used * 2 + 200,
-        fair: rng.u64(700..1_300),
-        used,
-        service: Duration::from_millis(rng.u64(500..3_000)),
-        patience: PATIENT,
-    }
 }
 
 fn waits(seen: &[Seen], of: impl Fn(&Seen) -> bool) -> Vec<Duration> {
@@ -60,7 +38,7 @@ fn jain(values: impl IntoIterator<Item = f64>) -> f64 {
 /// A tenant that asks now and then, at half of what its share of the quota is good for.
 fn light(line: &Line, tenant: u64, mut rng: Rng) {
     let rate = RATE / 10.0 / 1_000.0 / 2.0;
-    line.open(move || Some((pause(&mut rng, rate), job(&mut rng, tenant))));
+    line.open(move || Some((pause(&mut rng, rate), Job::any(&mut rng, tenant))));
 }
 
 #[test]
@@ -70,7 +48,7 @@ fn a_crowd_of_one_tenant_costs_the_others_two_slots_at_most() {
     let forks: Vec<Rng> = (0..10).map(|_| rng.fork()).collect();
     let mut crowd = rng.fork();
     let seen = simulate(pool(QUOTA, Mode::Bucket), lasts, async |line| {
-        let keep = move || job(&mut crowd, 0);
+        let keep = move || Job::any(&mut crowd, 0);
         line.closed(1_000, keep);
         (1..10).zip(&forks).for_each(|(tenant, rng)| light(&line, tenant, rng.clone()));
     });
@@ -108,7 +86,7 @@ fn tenants_that_always_wait_use_the_same_whatever_their_requests_are_like() {
             // requests in line or a few.
             let (scale, wrong) = (1 + tenant % 3, 1 + tenant % 4);
             line.closed(if tenant % 2 == 0 { 3 } else { 50 }, move || {
-                let it = job(&mut rng, tenant);
+                let it = Job::any(&mut rng, tenant);
                 Job {
                     used: it.used * scale,
                     safe: it.safe * scale,
@@ -131,7 +109,7 @@ fn weights_are_shares() {
     let seen = simulate(pool(QUOTA, Mode::Bucket), seconds(12 * 3_600), async |line| {
         for (tenant, weight) in (0..).zip(weights) {
             let mut rng = rng.fork();
-            line.closed(20, move || Job { weight, ..job(&mut rng, tenant) });
+            line.closed(20, move || Job { weight, ..Job::any(&mut rng, tenant) });
         }
     });
     let used = used_by(&seen, seconds(3_600), |job| job.tenant);
@@ -152,7 +130,7 @@ fn classes_that_always_wait_get_their_guaranteed_shares() {
             let mut rng = rng.fork();
             // Estimates are off by as much as double in one class.
             line.closed(20, move || {
-                let it = job(&mut rng, class as u64);
+                let it = Job::any(&mut rng, class as u64);
                 Job { class, fair: it.fair * (1 + class as u64 % 2), ..it }
             });
         }
@@ -177,11 +155,11 @@ fn a_batch_that_takes_all_there_is_hardly_delays_interactive_requests() {
             let (mut interactive, mut bulk) = (first.clone(), second.clone());
             let seen = simulate(pool(QUOTA, Mode::Bucket), lasts, async |line| {
                 line.open(move || {
-                    let it = Job { class: 0, ..job(&mut interactive, 0) };
+                    let it = Job { class: 0, ..Job::any(&mut interactive, 0) };
                     Some((pause(&mut interactive, load * RATE / 1_000.0), it))
                 });
                 if batch {
-                    line.closed(100, move || Job { class: 2, ..job(&mut bulk, 1) });
+                    line.closed(100, move || Job { class: 2, ..Job::any(&mut bulk, 1) });
                 }
             });
             quantile(waits(&seen, |it| it.job.class == 0), 95)

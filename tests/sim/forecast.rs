@@ -6,12 +6,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use tidegate::limit::{Constraint, Mode, Unit};
 
-use crate::line::{Fate, Job, Line, Seen, pause, pool, quantile, simulate};
+use crate::line::{Fate, Job, Line, QUOTA, RATE, Seen, pause, pool, quantile, simulate};
 use crate::seed::{rng, say};
 
-/// Tokens a minute: a thousand a second.
-const QUOTA: u64 = 60_000;
-const RATE: f64 = 1_000.0;
 const LASTS: Duration = Duration::from_secs(6 * 3_600);
 /// Until answers have been seen, nothing is known.
 const LEARNING: Duration = Duration::from_secs(600);
@@ -23,17 +20,8 @@ fn anyone(rng: &mut Rng) -> u64 {
 
 /// Requests of 1,000 tokens on average, who wait from five seconds to three minutes.
 fn job(rng: &mut Rng, tenant: u64) -> Job {
-    let used = rng.u64(500..1_500);
-    Job {
-        class: 1,
-        tenant,
-        weight: 1,
-        safe: used * 2 + 200,
-        fair: rng.u64(700..1_300),
-        used,
-        service: Duration::from_millis(rng.u64(500..3_000)),
-        patience: Duration::from_secs_f64(5.0 * 36.0_f64.powf(rng.f64())),
-    }
+    let job = Job::any(rng, tenant);
+    Job { patience: Duration::from_secs_f64(5.0 * 36.0_f64.powf(rng.f64())), ..job }
 }
 
 struct Score {

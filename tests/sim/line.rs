@@ -16,6 +16,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::seed::START;
 
+/// Tokens a minute: a thousand a second.
+pub(crate) const QUOTA: u64 = 60_000;
+pub(crate) const RATE: f64 = 1_000.0;
+
+/// Far longer than anybody waits here.
+const PATIENT: Duration = Duration::from_secs(1_000_000);
+
 /// Of the requests that are turned away, one in so many waits all the same, to see when it would have
 /// started. It gives its turn back when that comes.
 const GHOSTS: usize = 64;
@@ -33,6 +40,23 @@ pub(crate) struct Job {
     /// Time at the upstream.
     pub(crate) service: Duration,
     pub(crate) patience: Duration,
+}
+
+impl Job {
+    /// A request of 500 to 1,500 tokens whose estimates are somewhat high, or low.
+    pub(crate) fn any(rng: &mut Rng, tenant: u64) -> Self {
+        let used = rng.u64(500..1_500);
+        Self {
+            class: 1,
+            tenant,
+            weight: 1,
+            safe: used * 2 + 200,
+            fair: rng.u64(700..1_300),
+            used,
+            service: Duration::from_millis(rng.u64(500..3_000)),
+            patience: PATIENT,
+        }
+    }
 }
 
 /// What became of it.
