@@ -197,7 +197,9 @@ impl Oracle {
             }
             Meter::Fixed { phase, used } => {
                 let current = period(limit, *phase, now);
-                *used = used.split_off(&current);
+                while used.first_entry().is_some_and(|period| *period.key() < current) {
+                    used.pop_first();
+                }
                 (most - used.get(&current).copied().unwrap_or(0)) * window
             }
             Meter::Sliding { first, log, sum } => {

@@ -2,30 +2,33 @@
 
 use crate::oracle::{REQUESTS, TOKENS};
 use crate::run::Pair::{BucketOnBucket, FixedOnFixed, SlidingOnFixed, SlidingOnSliding};
-use crate::run::{ALL, Pair, Run, simulate};
-use crate::workload::{MILLI, MINUTE, SECOND, Workload, per};
+use crate::run::{ALL, Pair, Run, are_a_million, simulate};
+use crate::workload::{MILLI, MINUTE, SECOND, Workload, hours, per};
 
 /// Every pair, at the utilisation that the maths promise.
-fn saturates(workload: &Workload, pairs: &[Pair]) {
-    simulate(workload, pairs).iter().for_each(Run::is_used);
+fn saturates(workload: &Workload, pairs: &[Pair]) -> Vec<Run> {
+    let runs = simulate(workload, pairs);
+    runs.iter().for_each(Run::is_used);
+    runs
 }
 
 #[test]
 fn steady_overload() {
-    saturates(&Workload::steady(), &ALL);
+    let runs = saturates(&Workload { lasts: hours(96), ..Workload::steady() }, &ALL);
+    are_a_million("steady overload", &runs);
 }
 
 #[test]
 fn many_small_and_a_few_huge() {
     let workload = Workload {
         name: "10 % huge",
-        lasts: 600 * MINUTE - SECOND,
+        lasts: hours(172),
         used: 500..=6_000,
         huge: (100, 100_000..=400_000),
         limits: vec![per(REQUESTS, 1_000, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
         ..Workload::steady()
     };
-    saturates(&workload, &ALL);
+    are_a_million("90 % small, 10 % huge", &saturates(&workload, &ALL));
 }
 
 #[test]
@@ -33,13 +36,13 @@ fn large_reservations_and_small_answers() {
     let workload = Workload {
         name: "E >> a",
         limits: vec![per(REQUESTS, 2_000, MINUTE), per(TOKENS, 750_000, MINUTE)],
-        lasts: 200 * MINUTE - SECOND,
+        lasts: hours(21),
         used: 1_000..=2_500,
         reserved: 12_000..=16_000,
         stream: 0..=1_500 * MILLI,
         ..Workload::steady()
     };
-    saturates(&workload, &ALL);
+    are_a_million("large max_tokens, small answers", &saturates(&workload, &ALL));
 }
 
 #[test]
@@ -47,14 +50,13 @@ fn requests_bind() {
     let workload = Workload {
         name: "requests bind",
         limits: vec![per(REQUESTS, 120, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
-        lasts: 240 * MINUTE - SECOND,
+        lasts: hours(67),
         used: 500..=4_000,
         ..Workload::steady()
     };
-    for run in simulate(&workload, &ALL) {
-        run.is_used();
-        assert!(run.utilisation() >= 0.94, "{:?}", run.pair);
-    }
+    let runs = saturates(&workload, &ALL);
+    assert!(runs.iter().all(|run| run.utilisation() >= 0.99));
+    are_a_million("requests bind", &runs);
 }
 
 /// With reservations of `E` for `a` used, settled after `T`, in windows of `W`: a bucket lets `L/E`
@@ -98,7 +100,8 @@ fn reservations_a_third_above_use() {
 #[test]
 fn streams_that_are_cut_and_never_refunded() {
     // What the ledger holds beyond the reservation of a cut request it never gets back.
-    saturates(&Workload { name: "30 % cut", cut: 300, ..Workload::steady() }, &ALL);
+    let cut = Workload { name: "30 % cut", cut: 300, lasts: hours(100), ..Workload::steady() };
+    are_a_million("30 % cut, never refunded", &saturates(&cut, &ALL));
 }
 
 #[test]
@@ -112,7 +115,7 @@ fn refused_and_released_requests_cost_nothing() {
 fn admissions_and_refunds_that_take_seconds() {
     let workload = Workload {
         name: "slow",
-        lasts: 300 * MINUTE - SECOND,
+        lasts: hours(5),
         network: 0..=3 * SECOND,
         settle_delay: 8 * SECOND,
         ..Workload::steady()
@@ -185,17 +188,19 @@ fn bursts_on_an_idle_quota() {
     // As much as fills the quota, on the whole: it is full after some pauses and used up by some
     // bursts.
     let pauses = (20, 0..=40 * SECOND);
-    let workload = Workload { name: "bursts", pauses: pauses.clone(), ..Workload::steady() };
-    simulate(&workload, &ALL);
+    let workload =
+        Workload { name: "bursts", pauses: pauses.clone(), lasts: hours(60), ..Workload::steady() };
+    let mut runs = simulate(&workload, &ALL);
     // Charged and refunded at the last moment at which the ledger has to reckon with it.
     let exact = Workload {
         name: "exact bursts",
         network: 0..=3 * SECOND,
         pauses,
-        lasts: 600 * MINUTE,
+        lasts: hours(60),
         ..Workload::instant()
     };
-    simulate(&exact, &ALL);
+    runs.append(&mut simulate(&exact, &ALL));
+    are_a_million("bursts", &runs);
     // So few at a time that what one of them is given too much, the next one asks for; and half of
     // them without any word from the upstream.
     let large = Workload {

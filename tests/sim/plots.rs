@@ -27,6 +27,7 @@ mod run;
 #[expect(dead_code, reason = "one purpose prints its seed, this program prints it once")]
 mod seed;
 mod workload;
+#[expect(dead_code, reason = "not everything that is traced is drawn")]
 mod world;
 
 fn main() -> ExitCode {

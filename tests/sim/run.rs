@@ -1,5 +1,6 @@
 //! One workload on one pair of ledger and upstream, and how it is judged.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tidegate::limit::Mode;
@@ -11,14 +12,14 @@ use self::Pair::{
 use crate::law;
 use crate::oracle::{Limit, REQUESTS, Semantics, TOKENS};
 use crate::seed::{START, derived, say, seed};
-use crate::workload::{MILLI, MINUTE, Workload};
+use crate::workload::{MILLI, MINUTE, SECOND, Workload};
 use crate::world::{Story, World};
 
 /// The clocks of the two sides differ by up to this under `fixed`.
 const SKEW: u64 = 250 * MILLI;
 
 /// What the ledger is told, and what the upstream does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Pair {
     BucketOnBucket,
     FixedOnFixed,
@@ -36,12 +37,12 @@ pub(crate) enum Pair {
 pub(crate) const ALL: [Pair; 5] =
     [BucketOnBucket, FixedOnFixed, SlidingOnSliding, SlidingOnFixed, SlidingOnBucket];
 
-/// How often each pair is run, every time with other randomness.
-const ROUNDS: u64 = 2;
+/// A run that is watched lasts no longer: to look after every event costs more than the run itself.
+const WATCHED: u64 = 240 * MINUTE - SECOND;
 
 /// One run and how it is judged.
-pub(crate) struct Run<'a> {
-    workload: &'a Workload,
+pub(crate) struct Run {
+    workload: Workload,
     pub(crate) pair: Pair,
     semantics: Semantics,
     start: u64,
@@ -49,32 +50,37 @@ pub(crate) struct Run<'a> {
 }
 
 /// Runs every pair; nothing may be rejected or promised in vain. Returns the runs for more.
-pub(crate) fn simulate<'a>(workload: &'a Workload, pairs: &[Pair]) -> Vec<Run<'a>> {
-    let runs: Vec<_> =
-        pairs.iter().flat_map(|pair| (0..ROUNDS).map(|it| run(workload, *pair, it))).collect();
-    for run in &runs {
+pub(crate) fn simulate(workload: &Workload, pairs: &[Pair]) -> Vec<Run> {
+    let rounds = pairs.iter().flat_map(|pair| (0..pair.rounds()).map(move |it| (*pair, it)));
+    let judged = rounds.map(|(pair, round)| {
+        let mut run = run(workload, pair, round);
         run.report(seed());
         run.is_clean(seed());
-    }
-    runs
+        // So that of a million requests only the sums are kept.
+        (run.story.requests, run.story.tokens) = Default::default();
+        run
+    });
+    judged.collect()
 }
 
-/// Runs a pair with others on the same quota: how much of it is used, and which share of the
-/// requests is rejected. None of that may be put down to the ledger itself, once it has seen anything.
-pub(crate) fn foreign(workload: &Workload, pair: Pair) -> Vec<(f64, f64)> {
-    let judged = (0..ROUNDS).map(|round| {
-        let run = run(workload, pair, round);
+/// Runs every pair with others on the same quota, or with limits that change. None of the
+/// rejections may be put down to the ledger itself, once it has seen anything.
+pub(crate) fn foreign(workload: &Workload, pairs: &[Pair]) -> Vec<Run> {
+    let rounds = pairs.iter().flat_map(|pair| (0..pair.rounds()).map(move |it| (*pair, it)));
+    let judged = rounds.map(|(pair, round)| {
+        let mut run = run(workload, pair, round);
         run.report(seed());
-        let Story { attributable_later, rejected, sent, .. } = run.story;
-        let right = matches!(pair, BucketOnFixed | BucketOnSliding);
-        assert!(attributable_later == 0 || right, "{} SIM_SEED={}", workload.name, seed());
-        (run.utilisation(), rejected as f64 / sent as f64)
+        let later = run.story.attributable_later;
+        let wrong = matches!(pair, BucketOnFixed | BucketOnSliding);
+        assert!(later == 0 || wrong, "{} {pair:?} SIM_SEED={}", workload.name, seed());
+        (run.story.requests, run.story.tokens) = Default::default();
+        run
     });
     judged.collect()
 }
 
 /// Runs a pair once, without judging it.
-pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run<'_> {
+pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run {
     let mut rng = derived(seed(), &format!("{} {pair:?} {round}", workload.name));
     let start = START + rng.u64(workload.starts.clone());
     let (sliding, bucket) = (Mode::Sliding, Semantics::Bucket);
@@ -104,11 +110,55 @@ pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run<'_> {
     };
     // Every other run leaves the ledger alone between its own uses.
     let watched = round.is_multiple_of(2);
-    let story = World::run(workload, mode, semantics, start, watched, &mut rng);
+    let lasts = if watched { workload.lasts.min(WATCHED) } else { workload.lasts };
+    let workload = Workload { lasts, ..workload.clone() };
+    let story = World::run(&workload, mode, semantics, start, watched, &mut rng);
     Run { workload, pair, semantics, start, story }
 }
 
-impl Run<'_> {
+impl Pair {
+    /// How often it is run, every time with other randomness. Two pairs have a bucket behind them and
+    /// two fixed windows, but only one a log.
+    const fn rounds(self) -> u64 {
+        if matches!(self, SlidingOnSliding) { 4 } else { 2 }
+    }
+
+    /// What is behind it.
+    const fn upstream(self) -> &'static str {
+        match self {
+            BucketOnBucket | SlidingOnBucket | AutoOnBucket => "bucket",
+            FixedOnFixed | SlidingOnFixed | AutoOnFixed | BucketOnFixed => "fixed",
+            SlidingOnSliding | AutoOnSliding | BucketOnSliding => "sliding",
+        }
+    }
+}
+
+/// The runs of a scenario sent a million requests and more to each kind of upstream that they had.
+/// Prints what became of them.
+pub(crate) fn are_a_million(scenario: &str, runs: &[Run]) {
+    let pairs: BTreeSet<Pair> = runs.iter().map(|run| run.pair).collect();
+    for pair in pairs {
+        let of_pair = || runs.iter().filter(|run| run.pair == pair);
+        let sum = |of: fn(&Story) -> u64| of_pair().map(|run| of(&run.story)).sum::<u64>();
+        let (sent, rejected, ours) =
+            (sum(|it| it.sent), sum(|it| it.rejected), sum(|it| it.attributable));
+        // Of the time rather than of the runs: some are far longer than others.
+        let lasted: u64 = of_pair().map(|run| run.workload.lasts).sum();
+        let used = of_pair().map(|run| run.utilisation() * run.workload.lasts as f64).sum::<f64>();
+        say(format_args!(
+            "| {scenario} | {pair:?} | {sent} | {rejected} rejected, {ours} attributable | {:.3} % |",
+            100.0 * used / lasted as f64
+        ));
+    }
+    for upstream in ["bucket", "fixed", "sliding"] {
+        let of_kind = runs.iter().filter(|run| run.pair.upstream() == upstream);
+        let sent: Vec<u64> = of_kind.map(|run| run.story.sent).collect();
+        let sum: u64 = sent.iter().sum();
+        assert!(sent.is_empty() || sum >= 1_000_000, "{scenario}: {sum} requests to {upstream}");
+    }
+}
+
+impl Run {
     fn report(&self, seed: u64) {
         let (used, promised) = (self.utilisation(), self.promised());
         let Story { sent, rejected, rejected_in_debt, attributable, broken, ref modes, .. } =
@@ -166,6 +216,11 @@ impl Run<'_> {
         };
         let [requests, tokens] = [REQUESTS, TOKENS].map(|unit| share(unit).unwrap_or(0.0));
         requests.max(tokens)
+    }
+
+    /// The share of the requests sent that the upstream rejected.
+    pub(crate) fn rejected(&self) -> f64 {
+        self.story.rejected as f64 / self.story.sent as f64
     }
 
     /// What the maths of the ledger promise for this run.

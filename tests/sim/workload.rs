@@ -52,6 +52,9 @@ pub(crate) struct Workload {
     pub(crate) relimits: Vec<(u64, u64)>,
     /// How far the sender's clock may go back between two readings.
     pub(crate) clock_lag: u64,
+    /// The share of every limit that is used up when callers begin; the ledger begins with a probe if
+    /// there is any.
+    pub(crate) used_before: u16,
     /// Whether what is seen after every event is kept.
     pub(crate) traced: bool,
 }
@@ -67,11 +70,15 @@ pub(crate) struct Shown {
     pub(crate) rounded: u64,
     /// The share of heads that are seen late, and by up to how much: answers overtake each other.
     pub(crate) late: (u16, u64),
+    /// Whether the limits named stay what they were, whatever the upstream has: then there may be more
+    /// left than the limit.
+    pub(crate) old_limits: bool,
 }
 
 impl Shown {
     /// Every window, exactly and always.
-    pub(crate) const ALL: Self = Self { windows: u8::MAX, missing: 0, rounded: 1, late: (0, 0) };
+    pub(crate) const ALL: Self =
+        Self { windows: u8::MAX, missing: 0, rounded: 1, late: (0, 0), old_limits: false };
 }
 
 /// What becomes of a request.
@@ -114,8 +121,7 @@ impl Workload {
             name: "steady",
             limits: vec![per(REQUESTS, 600, MINUTE), per(TOKENS, 1_500_000, MINUTE)],
             starts: 0..=1_440 * MINUTE,
-            // Just before the sliding window may begin anew: what it lets in then is not in time.
-            lasts: 120 * MINUTE - SECOND,
+            lasts: hours(2),
             used: 5_000..=30_000,
             huge: (0, 0..=0),
             reserved: 0..=4_000,
@@ -134,6 +140,7 @@ impl Workload {
             cut_refunded: false,
             relimits: Vec::new(),
             clock_lag: 5 * MILLI,
+            used_before: 0,
             traced: false,
         }
     }
@@ -203,6 +210,12 @@ impl Workload {
             refund: rng.u64(0..=self.settle_delay),
         }
     }
+}
+
+/// So many hours, and never a beginning of the next: what a sliding window that begins anew lets in
+/// then is not in time.
+pub(crate) const fn hours(hours: u64) -> u64 {
+    60 * hours * MINUTE - SECOND
 }
 
 pub(crate) fn per(unit: usize, limit: u64, window: u64) -> Limit {

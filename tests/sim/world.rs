@@ -5,6 +5,7 @@
 //! two are compared: what the ledger would still let go, and what is on its way, must fit into what
 //! the upstream has left.
 
+mod event;
 mod life;
 mod story;
 mod trace;
@@ -15,12 +16,13 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidegate::admission::scheduler::{Entry as Place, Scheduler};
-use tidegate::limit::{Constraint, Cost, Denied, Hold, Ledger, Mode, Sent, Unit};
+use tidegate::limit::{ColdStart, Constraint, Cost, Denied, Hold, Ledger, Mode, Sent, Unit};
 use tidegate::time::Timestamp;
 
+use self::event::Event;
 pub(crate) use self::story::Story;
 use self::trace::Moment;
-use crate::oracle::{Entry, Limit, Oracle, REQUESTS, Semantics};
+use crate::oracle::{Entry, Limit, Oracle, REQUESTS, Semantics, TOKENS};
 use crate::workload::{Fate, Job, Workload, drawn};
 
 /// Requests that wait at any time: enough that one is always there to go.
@@ -31,25 +33,6 @@ const MOST_OPEN: usize = 10_000;
 
 /// How long it takes a request that is not sent to be given up.
 const SHORTLY: u64 = 1_000_000;
-
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-enum Event {
-    Wake,
-    /// The request reaches the upstream.
-    Arrive(usize),
-    /// The sender sees the first token.
-    Head(usize),
-    /// The upstream replaces its reservation.
-    Refund(usize),
-    /// The sender ends the hold.
-    End(usize),
-    /// The upstream refunds what a cut request has not used.
-    Cut(Entry, u64),
-    /// Somebody else uses the quota.
-    Foreign,
-    /// The upstream changes its limits to so many per cent.
-    Relimit(u64),
-}
 
 struct Flight {
     job: Job,
@@ -114,8 +97,10 @@ impl<'a> World<'a> {
                 .expect("within bounds")
         };
         let constraints = workload.limits.iter().enumerate().map(constraint).collect();
+        let known = workload.used_before == 0;
+        let cold = if known { ColdStart::Full } else { ColdStart::Probe };
         let mut world = Self {
-            ledger: Ledger::new(constraints, Timestamp::from_nanos(start)),
+            ledger: Ledger::cold(constraints, cold, Timestamp::from_nanos(start)),
             oracle: Oracle::new(semantics, &workload.limits, start),
             workload,
             rng,
@@ -141,6 +126,10 @@ impl<'a> World<'a> {
             world.schedule(start + workload.lasts / 1_000 * part, Event::Relimit(*per_cent));
         }
         world.schedule(start, Event::Foreign);
+        for limit in workload.limits.iter().filter(|limit| !known && limit.unit == TOKENS) {
+            let before = limit.limit * u64::from(workload.used_before) / 1_000;
+            world.oracle.admit(before, start).expect("there is room for what was used before");
+        }
         world.send();
         while let Some(Reverse((at, _, event))) = world.events.pop() {
             // A ledger that is wrong may send without end: a few faults say it as well.
@@ -149,9 +138,12 @@ impl<'a> World<'a> {
                 break;
             }
             world.now = at;
+            let is_seen = event.is_seen();
             world.happen(event);
             world.compare();
-            world.send();
+            if is_seen {
+                world.send();
+            }
             world.trace();
         }
         world.story.charged = world.oracle.charged();

@@ -44,7 +44,7 @@ pub(crate) fn latency(folder: &Path) -> io::Result<()> {
 }
 
 /// Runs everything with answers that show nothing, and with answers that show what is left.
-fn with_and_without(workload: &Workload, mut row: impl FnMut(bool, &crate::run::Run<'_>)) {
+fn with_and_without(workload: &Workload, mut row: impl FnMut(bool, &crate::run::Run)) {
     for (seen, shown) in [(false, Shown::default()), (true, Shown::ALL)] {
         let workload = Workload { shown, ..workload.clone() };
         row(seen, &run(&workload, BucketOnBucket, 1));

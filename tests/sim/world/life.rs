@@ -23,7 +23,7 @@ impl World<'_> {
                 // Read before the lock was free, but after the upstream's charge.
                 let now = Timestamp::from_nanos(self.late_clock.max(*arrived_at));
                 self.ledger.charged(sent, now);
-                let Shown { windows, missing, rounded, .. } = self.workload.shown;
+                let Shown { windows, missing, rounded, old_limits, .. } = self.workload.shown;
                 if windows == 0 || drawn(self.rng, missing) {
                     return;
                 }
@@ -38,13 +38,13 @@ impl World<'_> {
                     Reading {
                         unit: unit(limit),
                         window: NAMES[index],
-                        limit: Some(*most),
+                        limit: Some(if old_limits { limit.limit } else { *most }),
                         remaining: Some(left),
                     }
                 });
                 self.ledger.observe(sent, readings, now);
             }
-            Event::Cut(entry, used) => self.oracle.refund(entry, used, self.now),
+            Event::Cut(cut) => self.oracle.refund(cut.0, cut.1, self.now),
             Event::Foreign => self.foreign(),
             Event::Relimit(per_cent) => self.oracle.relimit(per_cent, self.now),
             Event::Refund(index) => {
@@ -87,8 +87,8 @@ impl World<'_> {
             }
         };
         self.set_pending(index, [0, i128::from(job.hold) - i128::from(job.reserve)]);
-        let shown = (0..self.workload.limits.len()).map(|it| self.oracle.shown(it, self.now));
-        let shown = shown.collect();
+        let windows = if self.is_shown() { self.workload.limits.len() } else { 0 };
+        let shown = (0..windows).map(|it| self.oracle.shown(it, self.now)).collect();
         if let Some(flight) = &mut self.flights[index] {
             (flight.entry, flight.shown) = (Some(entry), shown);
         }
@@ -99,7 +99,7 @@ impl World<'_> {
                 // Settled at once: the charge has been seen.
                 let cut = head + self.rng.u64(0..=job.stream);
                 if self.workload.cut_refunded {
-                    self.schedule(cut + job.there, Event::Cut(entry, job.used));
+                    self.schedule(cut + job.there, Event::Cut(Box::new((entry, job.used))));
                 }
                 cut
             }
