@@ -60,8 +60,9 @@ pub(super) struct Window {
     ask_at: Option<Timestamp>,
     pace: Option<Pace>,
     burn: Burn,
-    /// Whether the upstream has ever shown it.
+    /// Whether the upstream has ever shown it, and when it did last.
     seen: bool,
+    seen_at: Timestamp,
     drift: i128,
 }
 
@@ -117,6 +118,7 @@ impl Window {
             pace: Pace::of(&quota, empty, now),
             burn: Burn::default(),
             seen: false,
+            seen_at: now,
             drift: 0,
             quota,
         }

@@ -75,8 +75,7 @@ fn others_use_a_part_of_the_quota() {
             // A margin costs a log what it is.
             let least = if run.pair == BucketOnBucket { 0.98 } else { 0.85 };
             assert!(used >= least, "{name} {:?}: {used:.5} used", run.pair);
-            let most = if run.pair == SlidingOnFixed { 0.02 } else { 0.005 };
-            assert!(rejected <= most, "{name} {:?}: {rejected:.5} rejected", run.pair);
+            assert!(rejected <= 0.005, "{name} {:?}: {rejected:.5} rejected", run.pair);
             all.push(run);
         }
     }

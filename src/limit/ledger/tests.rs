@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::limit::Mode;
+use crate::limit::{Mode, Reading};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -257,4 +257,31 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn where_others_use_a_window_one_request_finds_out_what_they_have_left() {
+    let mut ledger = ledger(&[(Unit::Tokens, 1_000, 60, Mode::Sliding)]);
+    let second = |second: u64| at((1_000 + second) * SECOND);
+    let head = |ledger: &mut Ledger, sent: &mut Sent, shown: Option<u64>, now| {
+        ledger.charged(sent, now);
+        let shown = Reading { unit: Unit::Tokens, window: "window", limit: None, remaining: shown };
+        ledger.observe(sent, [shown], now);
+    };
+    // What is missing from the second answer on, others have used.
+    for (sent_at, shown) in [(0, 990), (1, 500)] {
+        let mut sent = ledger.hold(tokens(10), second(sent_at)).unwrap().sent();
+        head(&mut ledger, &mut sent, Some(shown), second(sent_at));
+    }
+    // Lately seen: as many as there is room for.
+    let both = [2, 2].map(|now| ledger.hold(tokens(10), second(now)).unwrap().sent());
+    for mut sent in both {
+        head(&mut ledger, &mut sent, None, second(2));
+    }
+    // Later, one goes and tells.
+    let mut first = ledger.hold(tokens(10), second(8)).unwrap().sent();
+    let blind = Denied::Wait { constraint: 0, until: None };
+    assert_eq!(ledger.check(tokens(10), second(8)), Err(blind));
+    head(&mut ledger, &mut first, Some(470), second(9));
+    assert_eq!(ledger.check(tokens(10), second(9)), Ok(()));
 }

@@ -100,6 +100,7 @@ impl Window {
         // What was used before this ledger began is nobody's surprise.
         let gap = if std::mem::replace(&mut self.seen, true) { self.drift.max(0) } else { 0 };
         self.foreign.note(&self.quota, gap, view, now);
+        self.seen_at = now;
         if acting == Acting::Bucket && self.foreign.drain(now) > self.quota.limit() / 2 {
             // Others who take most of it look the same as no refill at all.
             self.distrust(now);

@@ -18,6 +18,10 @@ pub(in crate::limit) enum Room {
     Never,
 }
 
+/// Where others use a window, what an answer showed is good for one part in so many of it: by then they
+/// may have used more than the margin that is kept against them.
+const BLIND: u32 = 16;
+
 impl Window {
     /// When there is room for `units`; for a request that can wait, also when it is in pace.
     pub(in crate::limit) fn room(&self, units: u64, paced: bool, now: Timestamp) -> Room {
@@ -44,6 +48,9 @@ impl Window {
         // Others may take it before it arrives; but the whole limit is enough for anything.
         let kept = self.foreign.floor(now).min(self.limit() - self.held - units).max(0);
         let units = units + kept;
+        if self.is_blind(now) {
+            return Room::AfterSettle;
+        }
         if self.available(now) >= units {
             return Room::Now;
         }
@@ -62,6 +69,16 @@ impl Window {
             Acting::Sliding => bucket().and_then(|at| log(false).map(|other| at.max(other))),
         };
         [at, self.ask_at].into_iter().flatten().min().map_or(Room::AfterSettle, Room::At)
+    }
+
+    /// Whether others may have taken all of it since the last answer, and a request is on its way that
+    /// will tell.
+    fn is_blind(&self, now: Timestamp) -> bool {
+        self.acting(now) != Acting::Bucket
+            && self.seen
+            && self.foreign.is_active(now)
+            && self.held > self.timed
+            && now > self.seen_at.after(self.quota.window() / BLIND)
     }
 
     /// When so many `units` could have been spent from now on, one request after the other: for
