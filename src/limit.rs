@@ -31,6 +31,7 @@ mod constraint;
 mod evidence;
 mod foreign;
 mod history;
+mod journal;
 mod ledger;
 mod log;
 mod pace;
@@ -38,6 +39,7 @@ mod reading;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
+pub use self::journal::{BadJournal, Twin};
 pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
 pub use self::pace::Spread;
 pub use self::reading::Reading;

@@ -3,11 +3,13 @@
 //! The level counts in units x window nanoseconds, so a refill of `limit / window` units per
 //! nanosecond is the integer `limit`, and no rounding error can build up over any length of time.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::Constraint;
 use crate::time::Timestamp;
 
 /// The state of one continuously refilled quota.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Bucket {
     /// Units x window nanoseconds; below zero in debt.
     level: i128,
@@ -19,6 +21,11 @@ impl Bucket {
     /// A bucket of which `units` may be spent at `now`.
     pub(super) fn with(quota: &Constraint, units: i128, now: Timestamp) -> Self {
         Self { level: scaled(quota, units), at: now }
+    }
+
+    /// The instant up to which the refill is counted.
+    pub(super) const fn at(&self) -> Timestamp {
+        self.at
     }
 
     /// Counts the refill up to `now`, but never above what is left beside `held`: until a request

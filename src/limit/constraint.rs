@@ -5,11 +5,13 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::pace::Spread;
 use crate::time::nanos;
 
 /// What a quota counts.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub enum Unit {
     /// Calls.
     Requests,
@@ -39,7 +41,7 @@ impl Unit {
 }
 
 /// What one request takes of every unit.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Cost {
     /// Calls; 1 for every request that reaches the upstream.
     pub requests: u64,
@@ -83,7 +85,7 @@ impl Cost {
 }
 
 /// How the upstream gives a spent quota back.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Mode {
     /// Continuously, `limit / window` at a time, up to `limit`.
     Bucket,
@@ -100,7 +102,7 @@ pub enum Mode {
 }
 
 /// Whether the limit that the upstream's answers name replaces the one configured.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Learn {
     /// A smaller one at once, a larger one when it has been seen repeatedly.
     #[default]
@@ -124,7 +126,7 @@ impl Mode {
 }
 
 /// One limit of the upstream: at most `limit` units per `window`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Constraint {
     unit: Unit,
     limit: NonZeroU64,

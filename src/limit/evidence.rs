@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::constraint::Constraint;
 use crate::limit::log::Periods;
 use crate::limit::window::Acting;
@@ -38,7 +40,7 @@ const REMEMBERED: usize = 512;
 const SKEW: Duration = Duration::from_millis(250);
 
 /// What has been seen for and against.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Evidence {
     last: Option<Look>,
     /// What was spent by when, over the last window: what a sliding log would bring back.
@@ -54,7 +56,7 @@ pub(super) struct Evidence {
 }
 
 /// A part of a circle, in nanoseconds.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct Arc {
     start: u64,
     length: u64,
@@ -69,7 +71,7 @@ pub(super) enum Finding {
     NoRefill,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Look {
     sent_at: Timestamp,
     seen_at: Timestamp,
@@ -77,7 +79,7 @@ struct Look {
 }
 
 /// What the window looks like at one instant.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct View {
     /// Units left by the upstream's word.
     pub(super) shown: i128,

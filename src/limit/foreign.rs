@@ -5,6 +5,8 @@
 //! the kind has been seen for two windows. The margin grows by every request that is refused because
 //! of others, and fades slowly: as large as it has to be for refusals to be rare.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::constraint::Constraint;
 use crate::limit::evidence::View;
 use crate::time::Timestamp;
@@ -28,7 +30,7 @@ const FADES_PER_HALF: u32 = 5;
 const SMOOTHING: i128 = 8;
 
 /// The estimate of foreign use of one window.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Foreign {
     /// Until when others are reckoned with.
     active_until: Timestamp,
@@ -45,6 +47,11 @@ impl Foreign {
     /// Whether others are reckoned with.
     pub(super) fn is_active(&self, now: Timestamp) -> bool {
         now < self.active_until
+    }
+
+    /// Until when others are reckoned with.
+    pub(super) const fn active_until(&self) -> Timestamp {
+        self.active_until
     }
 
     /// Units per window that others are taken to use.

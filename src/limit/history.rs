@@ -9,6 +9,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Timestamp;
 
 /// The shortest time for which events are told apart: well below the time to a first token.
@@ -19,13 +21,13 @@ const PER_WIDTH: usize = 8;
 const WIDTHS: u8 = 24;
 
 /// Amounts by the time at which they came up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct History {
     /// Oldest first; a slot reaches from the end of the one before, exclusive, to its own `last`.
     slots: VecDeque<Slot>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Slot {
     last: Timestamp,
     width: u8,

@@ -3,7 +3,10 @@
 mod observe;
 
 pub use self::observe::Blame;
+use serde::{Deserialize, Serialize};
+
 use crate::limit::history::History;
+use crate::limit::journal::{Event, Journal, Seen};
 use crate::limit::window::{Acting, Counted, Room, Window};
 use crate::limit::{Constraint, Cost, Mode, Unit};
 use crate::time::Timestamp;
@@ -12,7 +15,7 @@ use crate::time::Timestamp;
 ///
 /// A hold must be ended by exactly one of [`Ledger::release`], [`Ledger::settle`] or
 /// [`Ledger::reject`]; the types see to it that it is ended once, the owner that it is ended.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Ledger {
     windows: Vec<Window>,
     sent: u64,
@@ -24,6 +27,8 @@ pub struct Ledger {
     unheard: [i128; Unit::ALL.len()],
     open: [i128; Unit::ALL.len()],
     heard: [History; Unit::ALL.len()],
+    #[serde(skip)]
+    pub(super) journal: Option<Journal>,
 }
 
 /// What a ledger assumes of quotas of which it knows nothing.
@@ -39,7 +44,7 @@ pub enum ColdStart {
     Probe,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 enum Probe {
     Wanted,
     Sent,
@@ -50,6 +55,8 @@ enum Probe {
 #[derive(Debug, Eq, PartialEq)]
 #[must_use = "a hold that is not ended keeps its units for ever"]
 pub struct Hold {
+    /// Its number, by which the journal knows it.
+    id: u64,
     cost: Cost,
     at: Timestamp,
     /// What was ever held when it was placed.
@@ -60,9 +67,10 @@ pub struct Hold {
 }
 
 /// A hold whose request is at the upstream, or may be.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[must_use = "a hold that is not ended keeps its units for ever"]
 pub struct Sent {
+    pub(super) id: u64,
     cost: Cost,
     sent_at: Timestamp,
     placed: [u64; Unit::ALL.len()],
@@ -71,6 +79,8 @@ pub struct Sent {
     probe: bool,
     /// The windows whose level counts this request as reserved, by the upstream's own word.
     counted: Counted<u32>,
+    /// Whether the journal has its end already.
+    announced: bool,
 }
 
 /// What a sent request turned out to have used.
@@ -130,9 +140,19 @@ impl Hold {
 
     /// Marks the request as handed to the upstream; called before its first byte is.
     pub const fn sent(self) -> Sent {
-        let Self { cost, at, placed, full, probe } = self;
+        let Self { id, cost, at, placed, full, probe } = self;
         let counted = Counted { bucket: 0, log: 0 };
-        Sent { cost, sent_at: at, placed, full, charged_at: None, probe, counted }
+        Sent {
+            id,
+            cost,
+            sent_at: at,
+            placed,
+            full,
+            charged_at: None,
+            probe,
+            counted,
+            announced: false,
+        }
     }
 }
 
@@ -140,6 +160,16 @@ impl Sent {
     /// What is held.
     pub const fn cost(&self) -> Cost {
         self.cost
+    }
+}
+
+impl Spent {
+    /// What was used of a cost that was held.
+    const fn of(self, held: Cost) -> Cost {
+        match self {
+            Self::Exact(cost) => cost,
+            Self::Unknown => held,
+        }
     }
 }
 
@@ -155,7 +185,7 @@ impl Ledger {
         let probe = if start == ColdStart::Probe { Probe::Wanted } else { Probe::Done };
         let windows = constraints.into_iter().map(|quota| Window::new(quota, empty, now)).collect();
         let (placed, unheard, open, heard) = Default::default();
-        Self { windows, sent: 0, probe, placed, unheard, open, heard }
+        Self { windows, sent: 0, probe, placed, unheard, open, heard, journal: None }
     }
 
     /// Holds `cost` in every window.
@@ -174,6 +204,16 @@ impl Ledger {
     /// [`Denied`], as [`Self::hold`].
     pub fn hold_as(&mut self, cost: Cost, paced: bool, now: Timestamp) -> Result<Hold, Denied> {
         self.check_as(cost, paced, now)?;
+        Ok(self.put(cost, now))
+    }
+
+    /// Holds `cost` in every window, whether there is room for it or not.
+    pub(super) fn place(&mut self, cost: Cost, now: Timestamp) -> Hold {
+        self.windows.iter_mut().for_each(|window| window.advance(now));
+        self.put(cost, now)
+    }
+
+    fn put(&mut self, cost: Cost, now: Timestamp) -> Hold {
         let mut full = 0;
         for (index, window) in self.windows.iter_mut().enumerate() {
             let unit = window.quota().unit();
@@ -192,7 +232,50 @@ impl Ledger {
         if probe {
             self.probe = Probe::Sent;
         }
-        Ok(Hold { cost, at: now, placed: self.placed, full, probe })
+        let id = self.sent;
+        self.record(now, Event::Held { id, cost });
+        Hold { id, cost, at: now, placed: self.placed, full, probe }
+    }
+
+    pub(super) fn record(&mut self, at: Timestamp, event: Event<&[Seen]>) {
+        if let Some(journal) = &mut self.journal {
+            journal.write(at, event);
+        }
+    }
+
+    /// The most that can be let go by `now`, in each unit.
+    pub(super) fn most(&mut self, now: Timestamp) -> Cost {
+        let mut most = [u64::MAX; Unit::ALL.len()];
+        for window in &mut self.windows {
+            window.advance(now);
+            let left = u64::try_from(window.available(now)).unwrap_or(0);
+            let most = &mut most[window.quota().unit().index()];
+            *most = left.min(*most);
+        }
+        // What is not limited is not counted.
+        let [requests, tokens, uncached] = most.map(|most| if most == u64::MAX { 0 } else { most });
+        Cost { requests, tokens, uncached }
+    }
+
+    /// Goes on with these constraints. What a window was used for stays used, if there is one of the
+    /// same unit and length; one that is new begins as `start` says.
+    pub(super) fn reconfigure(
+        &mut self,
+        configured: Vec<Constraint>,
+        start: ColdStart,
+        now: Timestamp,
+    ) {
+        let mut before = std::mem::take(&mut self.windows);
+        before.iter_mut().for_each(|window| window.advance(now));
+        for quota in configured {
+            let same = before.iter().position(|it| it.is_about(&quota));
+            self.windows.push(match same {
+                Some(index) => before.swap_remove(index).reconfigured(quota, now),
+                None => Window::new(quota, start != ColdStart::Full, now),
+            });
+        }
+        let unknown = start == ColdStart::Probe && self.windows.iter().all(|it| it.is_new());
+        self.probe = if unknown { Probe::Wanted } else { Probe::Done };
     }
 
     fn count(&mut self, cost: Cost, mut add: impl FnMut(&mut Self, usize, i128)) {
@@ -269,6 +352,7 @@ impl Ledger {
         if sent.charged_at.is_some() {
             return;
         }
+        self.record(now, Event::Charged { id: sent.id });
         sent.charged_at = Some(now);
         for window in &mut self.windows {
             window.advance(now);
@@ -289,11 +373,16 @@ impl Ledger {
     ///
     /// To be called only after the upstream's own refund, or the two accounts part.
     pub fn settle(&mut self, sent: Sent, spent: Spent, now: Timestamp) {
-        let used = match spent {
-            Spent::Exact(cost) => cost,
-            Spent::Unknown => sent.cost,
-        };
+        let used = spent.of(sent.cost);
         self.end(sent, used, now);
+    }
+
+    /// Says that [`Self::settle`] will be called at `due` with what is known now: it is written down at
+    /// once, since much can happen until then.
+    pub fn announce(&mut self, sent: &mut Sent, spent: Spent, due: Timestamp) {
+        let used = spent.of(sent.cost);
+        self.record(due, Event::Settled { id: sent.id, used });
+        sent.announced = true;
     }
 
     /// Ends a hold whose request the upstream refused without charging it.
@@ -303,6 +392,9 @@ impl Ledger {
 
     #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     fn end(&mut self, sent: Sent, used: Cost, now: Timestamp) {
+        if !sent.announced {
+            self.record(now, Event::Settled { id: sent.id, used });
+        }
         for (index, window) in self.windows.iter_mut().enumerate() {
             let unit = window.quota().unit();
             let is = |bits: u32| bits & bit(index) != 0;

@@ -12,13 +12,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::{Timestamp, nanos};
 
 /// Slots per window. The delay it costs is at most one part in as many: 0.1 % of a window.
 const SLOTS: u64 = 1_024;
 
 /// When a window's periods begin, for an upstream that gives everything back at once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Periods {
     /// The beginning of one period, in nanoseconds since the Unix epoch.
     pub(super) phase: u64,
@@ -27,7 +29,7 @@ pub(super) struct Periods {
 }
 
 /// The charges of one window that still count.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Log {
     slots: VecDeque<Slot>,
     window: u64,
@@ -36,14 +38,14 @@ pub(super) struct Log {
     fixed: Option<View>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Slot {
     index: u64,
     used: i64,
 }
 
 /// The slots that still count under one rule: all from `first` on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct View {
     periods: Option<Periods>,
     first: usize,
@@ -140,33 +142,37 @@ impl Log {
         }
     }
 
-    /// Forgets the charges that no longer count at `now`; returns what came back by that.
-    pub(super) fn expire(&mut self, now: Timestamp, fixed: bool) -> i128 {
+    /// Forgets the charges that no longer count at `now`, and tells `returned` what came back by
+    /// that, and when.
+    pub(super) fn expire(
+        &mut self,
+        now: Timestamp,
+        fixed: bool,
+        mut returned: impl FnMut(Timestamp, i128),
+    ) {
         let (window, width) = (self.window, self.width);
-        let mut returned = 0;
         for view in [Some(&mut self.sliding), self.fixed.as_mut()].into_iter().flatten() {
-            let before = view.used;
             while let Some(slot) = self.slots.get(view.first) {
-                if expiry(window, width, view.periods, slot) > now {
+                let gone = expiry(window, width, view.periods, slot);
+                if gone > now {
                     break;
                 }
                 view.used -= i128::from(slot.used);
                 view.first += 1;
-            }
-            if view.periods.is_some() == fixed {
-                returned = before - view.used;
+                if view.periods.is_some() == fixed {
+                    returned(gone, i128::from(slot.used));
+                }
             }
         }
         let gone =
             self.fixed.as_ref().map_or(self.sliding.first, |it| it.first.min(self.sliding.first));
         if gone == 0 {
-            return returned;
+            return;
         }
         self.slots.drain(..gone);
         for view in [Some(&mut self.sliding), self.fixed.as_mut()].into_iter().flatten() {
             view.first -= gone;
         }
-        returned
     }
 
     /// The first instant at which at least `units` of what is charged now no longer count, or

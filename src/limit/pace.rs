@@ -1,11 +1,13 @@
 //! How a long quota is spread over its window, and when it will be used up at the present pace.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::bucket::Bucket;
 use crate::limit::constraint::Constraint;
 use crate::time::Timestamp;
 
 /// What requests that can wait leave to those that cannot.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Spread {
     /// How evenly a window is used, in thousandths: at 0 its whole limit may go at once, at 1000 no
     /// faster than it refills.
@@ -18,7 +20,7 @@ pub struct Spread {
 const LEAST: u64 = 96;
 
 /// A second, smaller bucket in front of a window, for those that can wait.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Pace {
     bucket: Bucket,
     /// What may go at once.
@@ -78,7 +80,7 @@ const SAMPLES: u64 = 512;
 const SMOOTHING: i128 = 32;
 
 /// The rate at which a window is used.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Burn {
     since: Option<(Timestamp, i128)>,
     /// Units per window, smoothed.

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::constraint::{Constraint, Learn, Unit};
 
 /// One quota as the head of an answer shows it. Every part may be missing.
@@ -31,7 +33,7 @@ const SIGHTINGS: u8 = 3;
 const COARSEST: u64 = 100;
 
 /// What is known of the headers themselves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Headers {
     /// A larger limit, and how often it has been seen in a row.
     larger: Option<(u64, u8)>,

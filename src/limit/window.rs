@@ -14,6 +14,8 @@ mod room;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub(super) use self::observe::Around;
 pub(super) use self::room::Room;
 use crate::limit::bucket::Bucket;
@@ -27,7 +29,7 @@ use crate::limit::reading::Headers;
 use crate::time::Timestamp;
 
 /// A constraint with its state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Window {
     quota: Constraint,
     /// How the upstream is taken to refill, unless a contradiction is too recent.
@@ -60,6 +62,8 @@ pub(super) struct Window {
     ask_at: Option<Timestamp>,
     pace: Option<Pace>,
     burn: Burn,
+    /// The limit that was configured: the quota's own may have been learned.
+    configured: u64,
     /// Whether the upstream has ever shown it, and when it did last.
     seen: bool,
     seen_at: Timestamp,
@@ -67,7 +71,7 @@ pub(super) struct Window {
 }
 
 /// What a window goes by now.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) enum Acting {
     Bucket,
     Fixed(Periods),
@@ -75,7 +79,7 @@ pub(super) enum Acting {
 }
 
 /// Something that the bucket and the log each have of their own.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Counted<T = bool> {
     pub(super) bucket: T,
     pub(super) log: T,
@@ -117,6 +121,7 @@ impl Window {
             ask_at: None,
             pace: Pace::of(&quota, empty, now),
             burn: Burn::default(),
+            configured: quota.limit(),
             seen: false,
             seen_at: now,
             drift: 0,
@@ -126,6 +131,31 @@ impl Window {
 
     pub(super) fn quota(&self) -> &Constraint {
         &self.quota
+    }
+
+    /// Whether it is about the same thing as `quota`, however much that allows.
+    pub(super) fn is_about(&self, quota: &Constraint) -> bool {
+        self.quota.unit() == quota.unit() && self.quota.window() == quota.window()
+    }
+
+    /// The same window, configured in another way or not. Nothing may be held.
+    pub(super) fn reconfigured(self, quota: Constraint, now: Timestamp) -> Self {
+        let mut asked = self.quota.clone();
+        asked.relimit(self.configured);
+        if asked == quota {
+            return self;
+        }
+        let used = (self.limit() - self.available(now)).max(0);
+        let mut window = Self::new(quota, false, now);
+        window.spend(used);
+        window.bucket.add(&window.quota, -used, 0);
+        window.log.charge(used, now);
+        window
+    }
+
+    /// Whether nothing has ever been done to it.
+    pub(super) fn is_new(&self) -> bool {
+        self.spent == 0 && !self.seen
     }
 
     pub(super) fn held(&self) -> i128 {
@@ -146,17 +176,30 @@ impl Window {
         if now < self.doubted_until { Acting::Sliding } else { self.mode }
     }
 
-    /// Counts what came back up to `now`.
+    /// Counts what came back up to `now`. In however many steps that is done, the outcome is the same:
+    /// who replays what was done to a window need not know when it was looked at.
     pub(super) fn advance(&mut self, now: Timestamp) {
+        let (doubted, shared) = (self.doubted_until, self.foreign.active_until());
+        for change in [doubted.min(shared), doubted.max(shared)] {
+            if self.bucket.at() < change && change < now {
+                self.step(change);
+            }
+        }
+        self.step(now);
+    }
+
+    /// [`Self::advance`], as long as neither trust nor the reckoning with others ends on the way.
+    fn step(&mut self, now: Timestamp) {
         if let Some(pace) = &mut self.pace {
             pace.refill(&self.quota, now);
         }
         self.burn.note(&self.quota, self.spent, now);
-        let drain = self.drain_at(now);
+        let before = self.bucket.at();
+        let drain = self.drain_at(before);
         self.bucket.refill(&self.quota, self.held, drain, now);
-        let returned = self.log.expire(now, self.is_fixed(now));
-        self.returned.add(now, returned);
-        if self.doubted_at < self.doubted_until && self.acting(now) == Acting::Sliding {
+        let (fixed, returned) = (self.is_fixed(before), &mut self.returned);
+        self.log.expire(now, fixed, |at, units| returned.add(at, units));
+        if before < self.doubted_until && self.doubted_until <= now {
             // Trust begins again with what is safe, not with all that has come up meanwhile.
             let safe = self.logged(false).max(0);
             if self.bucket.available(&self.quota) > safe {

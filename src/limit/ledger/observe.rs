@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use super::{Ledger, Sent, bit};
-use crate::limit::Unit;
+use crate::limit::journal::{Event, Seen};
 use crate::limit::reading::{Reading, Sighting};
 use crate::limit::window::Around;
+use crate::limit::{Constraint, Unit};
 use crate::time::Timestamp;
+
+/// Levels of one answer that are looked at: three units in five windows, and one to spare.
+const MOST_SEEN: usize = 16;
 
 /// Whose use a refusal by the upstream is due to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,10 +50,35 @@ impl Ledger {
         readings: impl IntoIterator<Item = Reading<'a>>,
         now: Timestamp,
     ) -> Option<(u64, u64)> {
+        let (mut list, mut count) = ([Seen::default(); MOST_SEEN], 0);
+        let mut known = readings.into_iter().filter_map(|reading| {
+            let Reading { unit, window, limit, remaining } = reading;
+            Some((self.index_of(unit, window)?, limit, remaining))
+        });
+        for (place, (index, limit, remaining)) in list.iter_mut().zip(&mut known) {
+            *place = Seen(u8::try_from(index).unwrap_or(u8::MAX), limit, remaining);
+            count += 1;
+        }
+        drop(known);
+        let list = list.get(..count).unwrap_or_default();
+        if list.is_empty() {
+            return None;
+        }
+        self.record(now, Event::Observed { id: sent.id, seen: list });
+        self.observe_all(sent, list, now)
+    }
+
+    /// [`Self::observe`], of constraints by their index.
+    pub(in crate::limit) fn observe_all(
+        &mut self,
+        sent: &mut Sent,
+        seen: &[Seen],
+        now: Timestamp,
+    ) -> Option<(u64, u64)> {
         let mut reserved: Option<(u64, u64)> = None;
-        for reading in readings {
-            let Reading { unit, window: name, limit, remaining } = reading;
-            let Some(index) = self.index_of(unit, name) else { continue };
+        for Seen(index, limit, remaining) in seen.iter().copied() {
+            let index = usize::from(index);
+            let Some(unit) = self.constraint(index).map(Constraint::unit) else { continue };
             let (at, held) = (unit.index(), i128::from(sent.cost.of(unit)));
             // What it says leaves open whether those are in it that were not heard of before.
             let later = self.heard[at].since(sent.sent_at) + self.unheard[at] - held;
@@ -79,9 +108,25 @@ impl Ledger {
     /// ledger had let it go. Tells whose use that is due to, and makes the ledger more careful. To be
     /// called before the hold is ended.
     pub fn refused(&mut self, sent: &Sent, unit: Unit, name: &str, now: Timestamp) -> Blame {
-        let Some(index) = self.index_of(unit, name) else { return Blame::Unlisted };
-        let window = &mut self.windows[index];
+        match self.index_of(unit, name) {
+            None => Blame::Unlisted,
+            Some(index) => {
+                self.record(now, Event::Refused { id: sent.id, index });
+                self.refused_by(sent, index, now)
+            }
+        }
+    }
+
+    /// [`Self::refused`], of a constraint by its index.
+    pub(in crate::limit) fn refused_by(
+        &mut self,
+        sent: &Sent,
+        index: usize,
+        now: Timestamp,
+    ) -> Blame {
+        let Some(window) = self.windows.get_mut(index) else { return Blame::Unlisted };
         window.advance(now);
+        let unit = window.quota().unit();
         let foreign = window.refused(sent.cost.of(unit), sent.sent_at, now);
         if foreign { Blame::Foreign } else { Blame::Attributable }
     }
@@ -98,9 +143,22 @@ impl Ledger {
         now: Timestamp,
     ) {
         if let Some(index) = self.index_of(unit, name) {
-            let window = &mut self.windows[index];
+            let ask_at = retry_after.map(|span| now.after(span));
+            self.record(now, Event::Drained { index, ask_at });
+            self.drained_until(index, ask_at, now);
+        }
+    }
+
+    /// [`Self::drained`], of a constraint by its index.
+    pub(in crate::limit) fn drained_until(
+        &mut self,
+        index: usize,
+        ask_at: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        if let Some(window) = self.windows.get_mut(index) {
             window.advance(now);
-            window.drain(retry_after.map(|span| now.after(span)));
+            window.drain(ask_at);
         }
     }
 }

@@ -179,7 +179,7 @@ impl Window {
             Some(Finding::Adopt(mode)) if self.quota.mode() == Mode::Auto && mode != self.mode => {
                 if let Acting::Fixed(periods) = mode {
                     self.log.set_periods(periods);
-                    self.log.expire(now, false);
+                    self.log.expire(now, false, |_, _| {});
                 }
                 self.mode = mode;
             }

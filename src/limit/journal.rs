@@ -1,0 +1,267 @@
+//! What was done to a ledger, in order: enough to make another one that is the same.
+//!
+//! A ledger decides by its state and by what it is told, with the time as an argument; so the calls
+//! made on it are its state. They are written down as bytes that whoever keeps them need not
+//! understand, and [`Twin`] makes a ledger of them again.
+//!
+//! # Invariants
+//!
+//! - An entry stands for itself: entries can be cut apart and joined anywhere between two of them.
+//! - Writing one takes no allocation, once there is room for it.
+//! - What is held when the journal ends was sent, or may have been: it is charged.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::limit::{ColdStart, Constraint, Cost, Ledger, Sent, Spent};
+use crate::time::Timestamp;
+
+/// The version of snapshots and entries. Fields may be added; whatever changes the meaning of one
+/// that exists needs another version.
+const VERSION: u32 = 1;
+
+/// Something that was done to a ledger.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(super) struct Entry<S = Vec<Seen>> {
+    pub(super) at: Timestamp,
+    pub(super) event: Event<S>,
+}
+
+/// What was done. Holds go by the number that the ledger gave them.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(super) enum Event<S = Vec<Seen>> {
+    /// A request was let go.
+    #[serde(rename = "h")]
+    Held { id: u64, cost: Cost },
+    /// The head of its answer came.
+    #[serde(rename = "c")]
+    Charged { id: u64 },
+    /// It showed levels.
+    #[serde(rename = "o")]
+    Observed { id: u64, seen: S },
+    /// The upstream refused it because of the constraint with this index.
+    #[serde(rename = "r")]
+    Refused { id: u64, index: usize },
+    /// It ended, with what it used; this may be written before its time.
+    #[serde(rename = "s")]
+    Settled { id: u64, used: Cost },
+    /// Nothing is left of the constraint with this index, and from when on it may be asked again.
+    #[serde(rename = "d")]
+    Drained { index: usize, ask_at: Option<Timestamp> },
+}
+
+/// A level that an answer showed: of the constraint with this index, its limit and what remains.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(super) struct Seen(pub(super) u8, pub(super) Option<u64>, pub(super) Option<u64>);
+
+/// The entries that nobody has taken yet.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Journal {
+    bytes: Vec<u8>,
+    fresh: bool,
+}
+
+impl Journal {
+    pub(super) fn write(&mut self, at: Timestamp, event: Event<&[Seen]>) {
+        self.fresh |= self.bytes.is_empty();
+        let before = self.bytes.len();
+        // A vector takes whatever is written to it, and everything in an entry can be written.
+        if rmp_serde::encode::write(&mut self.bytes, &Entry { at, event }).is_err() {
+            self.bytes.truncate(before);
+        }
+    }
+}
+
+/// What was read is no journal, or that of a later version.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadJournal {
+    /// It cannot be read.
+    #[error("the saved quota cannot be read: {0}")]
+    Unreadable(String),
+    /// It was written by a later version of this program.
+    #[error("the saved quota has version {0}, and this program knows only version {VERSION}")]
+    Version(u32),
+}
+
+impl Ledger {
+    /// Writes down from now on what is done to it.
+    pub fn keep_journal(&mut self) {
+        self.journal.get_or_insert_default();
+    }
+
+    /// Moves what was written since the last time to the end of `into`.
+    pub fn take_journal(&mut self, into: &mut Vec<u8>) {
+        if let Some(journal) = &mut self.journal {
+            // The room stays: the next entries need it.
+            into.append(&mut journal.bytes);
+        }
+    }
+
+    /// Whether the journal was empty when it was written to last, and nobody has asked since.
+    pub fn is_journal_fresh(&mut self) -> bool {
+        self.journal.as_mut().is_some_and(|journal| std::mem::take(&mut journal.fresh))
+    }
+}
+
+/// A second ledger, made of the journal of a first one.
+#[derive(Debug)]
+pub struct Twin {
+    ledger: Ledger,
+    open: HashMap<u64, Sent>,
+    /// The ends that were written down before their time, in order of it.
+    ending: VecDeque<(Timestamp, u64, Cost)>,
+    at: Timestamp,
+}
+
+/// A twin as it is kept.
+#[derive(Deserialize, Serialize)]
+struct Saved<L = Ledger, O = Vec<(u64, Sent)>> {
+    version: u32,
+    at: Timestamp,
+    ledger: L,
+    open: O,
+    ending: VecDeque<(Timestamp, u64, Cost)>,
+}
+
+impl Twin {
+    /// The twin of a ledger to which nothing has been done since `now`.
+    pub fn of(ledger: &Ledger, now: Timestamp) -> Self {
+        let mut ledger = ledger.clone();
+        ledger.journal = None;
+        Self { ledger, open: HashMap::new(), ending: VecDeque::new(), at: now }
+    }
+
+    /// Does what was done to the first ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`BadJournal`] if the bytes are no entries; those before are done then.
+    pub fn replay(&mut self, mut journal: &[u8]) -> Result<(), BadJournal> {
+        while !journal.is_empty() {
+            let mut reader = rmp_serde::Deserializer::new(journal);
+            let entry = Entry::deserialize(&mut reader).map_err(unreadable)?;
+            journal = reader.into_inner();
+            self.apply(entry);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, Entry { at, event }: Entry) {
+        if let Event::Settled { id, used } = event {
+            // One that is due now comes after those that are written down for now.
+            let place = self.ending.partition_point(|(due, ..)| *due <= at);
+            return self.ending.insert(place, (at, id, used));
+        }
+        self.end(at);
+        self.at = self.at.max(at);
+        let ledger = &mut self.ledger;
+        match event {
+            Event::Held { id, cost } => {
+                let mut sent = ledger.place(cost, at).sent();
+                sent.id = id;
+                self.open.insert(id, sent);
+            }
+            Event::Charged { id } => {
+                if let Some(sent) = self.open.get_mut(&id) {
+                    ledger.charged(sent, at);
+                }
+            }
+            Event::Observed { id, seen } => {
+                if let Some(sent) = self.open.get_mut(&id) {
+                    ledger.observe_all(sent, &seen, at);
+                }
+            }
+            Event::Refused { id, index } => {
+                if let Some(sent) = self.open.get(&id) {
+                    ledger.refused_by(sent, index, at);
+                }
+            }
+            Event::Settled { .. } => {}
+            Event::Drained { index, ask_at } => ledger.drained_until(index, ask_at, at),
+        }
+    }
+
+    /// Ends what has ended by `now`.
+    fn end(&mut self, now: Timestamp) {
+        while self.ending.front().is_some_and(|(due, ..)| *due <= now) {
+            let Some((due, id, used)) = self.ending.pop_front() else { return };
+            self.at = self.at.max(due);
+            if let Some(sent) = self.open.remove(&id) {
+                self.ledger.settle(sent, Spent::Exact(used), due);
+            }
+        }
+    }
+
+    /// The twin as bytes.
+    pub fn save(&self) -> Vec<u8> {
+        let mut open: Vec<_> = self.open.iter().collect();
+        open.sort_unstable_by_key(|(id, _)| **id);
+        let ending = self.ending.clone();
+        let saved = Saved { version: VERSION, at: self.at, ledger: &self.ledger, open, ending };
+        // Everything in it can be written, and a vector takes it.
+        rmp_serde::to_vec_named(&saved).unwrap_or_default()
+    }
+
+    /// A twin that was saved.
+    ///
+    /// # Errors
+    ///
+    /// [`BadJournal`] if these bytes are none.
+    pub fn load(bytes: &[u8]) -> Result<Self, BadJournal> {
+        /// What every version has.
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let Head { version } = rmp_serde::from_slice(bytes).map_err(unreadable)?;
+        if version != VERSION {
+            return Err(BadJournal::Version(version));
+        }
+        let saved: Saved = rmp_serde::from_slice(bytes).map_err(unreadable)?;
+        let Saved { ledger, open, ending, at, .. } = saved;
+        Ok(Self { ledger, open: open.into_iter().collect(), ending, at })
+    }
+
+    /// The instant of the last entry.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// The ledger to go on with, `now`, after whoever had it was gone, at `end` at the latest: what was
+    /// held is charged, and if that is not `complete`, so is everything that can have been sent by
+    /// then; but for what a window may be asked for after a refusal. The limits are those that are `configured` now; what is not configured any more is
+    /// forgotten, and what was not before begins as `start` says.
+    pub fn inherit(
+        mut self,
+        (end, complete): (Timestamp, bool),
+        configured: Vec<Constraint>,
+        start: ColdStart,
+        now: Timestamp,
+    ) -> Ledger {
+        let end = end.max(self.at);
+        self.end(end);
+        if !complete {
+            let most = self.ledger.most(end);
+            let sent = self.ledger.place(most, end).sent();
+            self.open.insert(u64::MAX, sent);
+        }
+        self.end(now);
+        let mut open: Vec<_> = self.open.into_values().collect();
+        open.sort_unstable_by_key(|sent| sent.id);
+        for mut sent in open {
+            self.ledger.charged(&mut sent, end);
+            self.ledger.settle(sent, Spent::Unknown, end);
+        }
+        self.ledger.reconfigure(configured, start, now.max(end));
+        self.ledger
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to `map_err`")]
+fn unreadable(error: rmp_serde::decode::Error) -> BadJournal {
+    BadJournal::Unreadable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests;
