@@ -14,11 +14,13 @@
 //! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks. So is [`kept`].
 
 pub mod forecast;
+mod keeper;
 pub mod kept;
 pub mod pool;
 pub mod pools;
 pub mod scheduler;
 
+pub use self::keeper::Keeper;
 pub use self::pool::{
     Admitted, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer, Request,
     TenantLimits, TenantQueue, Waiting,

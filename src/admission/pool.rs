@@ -26,8 +26,9 @@ pub use self::terms::{
     Bound, PoolConfig, Queue, Refused, Rejection, Request, Snapshot, TenantLimits, TenantQueue,
 };
 pub use self::waiting::{Asked, Repricer, Waiting};
+use crate::admission::keeper::Keeper;
 use crate::admission::scheduler::Place;
-use crate::limit::{Constraint, Level};
+use crate::limit::{Constraint, Ledger, Level, Twin};
 use crate::time::{Epoch, Timestamp};
 
 /// One upstream account and model: its quota and everyone who waits for it.
@@ -35,15 +36,32 @@ use crate::time::{Epoch, Timestamp};
 pub struct Pool {
     epoch: Epoch,
     wake: Arc<Notify>,
+    keeper: Option<Arc<dyn Keeper>>,
     state: Mutex<State>,
 }
 
 impl Pool {
     /// A pool whose quota is unspent, with its timer running on `tasks` until the pool is dropped.
     pub fn start(config: PoolConfig, epoch: Epoch, tasks: &TaskTracker) -> Arc<Self> {
+        let ledger = Ledger::cold(config.constraints.clone(), config.cold_start, epoch.now());
+        Self::go_on(config, ledger, None, epoch, tasks)
+    }
+
+    /// A pool that goes on with a ledger, and has its journal kept.
+    pub(super) fn go_on(
+        config: PoolConfig,
+        mut ledger: Ledger,
+        keeper: Option<Arc<dyn Keeper>>,
+        epoch: Epoch,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
         let wake = Arc::new(Notify::new());
-        let state = Mutex::new(State::new(config, epoch.now()));
-        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), state });
+        let twin = keeper.as_ref().map(|_| {
+            ledger.keep_journal();
+            Twin::of(&ledger, epoch.now())
+        });
+        let state = Mutex::new(State::new(config, ledger, twin, epoch.now()));
+        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), keeper, state });
         tasks.spawn(keep_time(Arc::downgrade(&pool), wake));
         pool
     }
@@ -110,18 +128,39 @@ impl Pool {
     }
 
     fn decide(self: &Arc<Self>, request: Request, place: Option<Place>) -> Decision {
+        let (decided, answers, rearm, now) = self.locked(|state, now| {
+            let decided = state.decide(request, place, now);
+            let Decision::Wait(ticket, _) = decided else {
+                return (decided, Vec::new(), false, now);
+            };
+            let answers = if state.is_due(ticket) { state.turn(now) } else { Vec::new() };
+            (decided, answers, state.rearm(now), now)
+        });
+        let rearm = self.deliver(answers, now) | rearm;
+        self.wake_if(rearm);
+        decided
+    }
+
+    /// Changes the state, and has what was written down of that kept.
+    fn locked<R>(&self, change: impl FnOnce(&mut State, Timestamp) -> R) -> R {
         let now = self.epoch.now();
         let mut state = self.state.lock();
         state.catch_up(now);
-        let decided = state.decide(request, place, now);
-        if let Decision::Wait(ticket, _) = decided {
-            let answers = if state.is_due(ticket) { state.turn(now) } else { Vec::new() };
-            let rearm = state.rearm(now);
-            drop(state);
-            let rearm = self.deliver(answers, now) | rearm;
-            self.wake_if(rearm);
+        let result = change(&mut state, now);
+        let fresh = state.ledger.is_journal_fresh();
+        drop(state);
+        if let Some(keeper) = self.keeper.as_ref().filter(|_| fresh) {
+            keeper.wake();
         }
-        decided
+        result
+    }
+
+    /// Moves what was done to the ledger since the last time to the end of `journal`. The first time
+    /// there is also the twin to do it to.
+    pub fn take_journal(&self, journal: &mut Vec<u8>) -> Option<Twin> {
+        let mut state = self.state.lock();
+        state.ledger.take_journal(journal);
+        state.twin.take()
     }
 
     fn asked(self: &Arc<Self>, decided: Decision) -> Result<Asked, Refused> {
@@ -209,14 +248,11 @@ impl Pool {
 
     /// [`Self::change`], but leaves waking the timer to the caller: tells whether it has to be.
     fn change_quietly(self: &Arc<Self>, change: impl FnOnce(&mut State, Timestamp)) -> bool {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
-        state.catch_up(now);
-        change(&mut state, now);
-        state.catch_up(now);
-        let answers = state.turn(now);
-        let rearm = state.rearm(now);
-        drop(state);
+        let (answers, rearm, now) = self.locked(|state, now| {
+            change(state, now);
+            state.catch_up(now);
+            (state.turn(now), state.rearm(now), now)
+        });
         self.deliver(answers, now) | rearm
     }
 
@@ -225,12 +261,13 @@ impl Pool {
     fn deliver(self: &Arc<Self>, mut answers: Vec<Answer>, now: Timestamp) -> bool {
         let mut rearm = false;
         while let Some(untaken) = self.hand_out(answers) {
-            let mut state = self.state.lock();
-            for grant in untaken {
-                state.take_back(grant, now);
-            }
-            answers = state.turn(now);
-            rearm |= state.rearm(now);
+            let (next, again) = self.locked(|state, _| {
+                for grant in untaken {
+                    state.take_back(grant, now);
+                }
+                (state.turn(now), state.rearm(now))
+            });
+            (answers, rearm) = (next, rearm | again);
         }
         rearm
     }

@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::kept::Kept;
 use crate::admission::scheduler::Place;
-use crate::admission::{Pool, PoolConfig};
+use crate::admission::{Keeper, Pool, PoolConfig};
+use crate::limit::Ledger;
 use crate::time::Epoch;
 use crate::usage::OutputLearner;
 
@@ -62,12 +63,21 @@ pub struct Pools {
     closed: AtomicBool,
     epoch: Epoch,
     tasks: TaskTracker,
+    keeper: Option<Arc<dyn Keeper>>,
 }
 
 impl Pools {
     /// No pools yet; at most `most` at once, their timers running on `tasks`.
     pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
-        Self { map: DashMap::new(), most, closed: AtomicBool::new(false), epoch, tasks }
+        let closed = AtomicBool::new(false);
+        Self { map: DashMap::new(), most, closed, epoch, tasks, keeper: None }
+    }
+
+    /// The same, with what is done to the pools kept.
+    #[must_use]
+    pub fn kept_by(mut self, keeper: Arc<dyn Keeper>) -> Self {
+        self.keeper = Some(keeper);
+        self
     }
 
     /// The clock that the pools go by.
@@ -99,7 +109,12 @@ impl Pools {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
                 let (profile, config) = profile();
-                let pool = Pool::start(config, self.epoch, &self.tasks);
+                let (quotas, start, now) =
+                    (&config.constraints, config.cold_start, self.epoch.now());
+                let keeper = self.keeper.clone();
+                let ledger = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
+                let ledger = ledger.unwrap_or_else(|| Ledger::cold(quotas.clone(), start, now));
+                let pool = Pool::go_on(config, ledger, keeper, self.epoch, &self.tasks);
                 let kept = Mutex::new(Kept::new(KEPT_PLACES));
                 let reserved = Mutex::default();
                 let named = Named { model: model.into(), profile, pool, kept, reserved };

@@ -75,8 +75,7 @@ impl Admitted {
     /// The head of an answer arrived: the upstream has charged the request by now.
     pub fn charged(&mut self) {
         if let Some(grant) = &mut self.grant {
-            let now = self.pool.epoch.now();
-            self.pool.state.lock().charged(grant, now);
+            self.pool.locked(|state, now| state.charged(grant, now));
         }
     }
 
@@ -97,9 +96,8 @@ impl Admitted {
     /// The upstream refused the request because a quota was used up; tells whose use that is due to.
     /// To be called before [`Self::reject`].
     pub fn blame(&self, unit: Unit, window: &str) -> Blame {
-        let now = self.pool.epoch.now();
         self.grant.as_ref().map_or(Blame::Unlisted, |grant| {
-            self.pool.state.lock().blame(grant, (unit, window), now)
+            self.pool.locked(|state, now| state.blame(grant, (unit, window), now))
         })
     }
 

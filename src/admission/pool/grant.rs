@@ -160,8 +160,10 @@ impl State {
         self.end(grant, Spend::Unsaid, now);
     }
 
-    fn settle_later(&mut self, sent: Sent, spent: Spent, now: Timestamp) {
-        self.settling.push_back((now.after(self.config.settle_delay), sent, spent));
+    fn settle_later(&mut self, mut sent: Sent, spent: Spent, now: Timestamp) {
+        let due = now.after(self.config.settle_delay);
+        self.ledger.announce(&mut sent, spent, due);
+        self.settling.push_back((due, sent, spent));
     }
 
     /// Settles what has become due, each at its own time.

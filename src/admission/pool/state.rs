@@ -11,7 +11,7 @@ use super::turn::Wait;
 use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
 use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
-use crate::limit::{Cost, Ledger, Sent, Spent};
+use crate::limit::{Cost, Ledger, Sent, Spent, Twin};
 use crate::time::Timestamp;
 
 /// Someone who waits.
@@ -49,6 +49,8 @@ pub(super) enum Decision {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) ledger: Ledger,
+    /// What the ledger was at the beginning, until whoever keeps its journal has taken it.
+    pub(super) twin: Option<Twin>,
     pub(super) config: PoolConfig,
     pub(super) scheduler: Scheduler<Waiter>,
     pub(super) forecast: Forecast,
@@ -70,9 +72,15 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(config: PoolConfig, now: Timestamp) -> Self {
+    pub(super) fn new(
+        config: PoolConfig,
+        ledger: Ledger,
+        twin: Option<Twin>,
+        now: Timestamp,
+    ) -> Self {
         Self {
-            ledger: Ledger::cold(config.constraints.clone(), config.cold_start, now),
+            ledger,
+            twin,
             scheduler: Scheduler::new(&config.classes),
             forecast: Forecast::new(&config.classes),
             config,

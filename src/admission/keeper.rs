@@ -1,0 +1,22 @@
+//! Who keeps what is done to the pools beyond the end of the process.
+
+use std::fmt;
+
+use super::PoolKey;
+use crate::limit::{ColdStart, Constraint, Ledger};
+use crate::time::Timestamp;
+
+/// Keeps the journals of the pools, so that a pool can go on where it ended.
+pub trait Keeper: fmt::Debug + Send + Sync {
+    /// A journal is no longer empty. Called for requests: it must cost next to nothing.
+    fn wake(&self);
+
+    /// The ledger that a pool is to go on with, if one of that key was kept.
+    fn inherit(
+        &self,
+        key: PoolKey,
+        configured: &[Constraint],
+        start: ColdStart,
+        now: Timestamp,
+    ) -> Option<Ledger>;
+}
