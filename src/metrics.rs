@@ -10,7 +10,9 @@
 
 mod outcome;
 mod pools;
+mod store;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::{
@@ -20,6 +22,7 @@ use prometheus::{
 
 pub use self::outcome::{Outcome, Rejection, RetryReason};
 use self::pools::PoolGauges;
+pub use self::store::StoreMetrics;
 use crate::admission::Pools;
 use crate::limit::Blame;
 
@@ -90,6 +93,8 @@ pub struct Metrics {
     pub connections_total: IntCounter,
     /// Bytes of request bodies kept.
     pub body_bytes: IntGauge,
+    /// The state on disk.
+    pub store: Arc<StoreMetrics>,
 }
 
 impl Metrics {
@@ -226,6 +231,7 @@ impl Metrics {
                 .counter("tidegate_connections_total", "Connections to the API accepted.")?,
             body_bytes: new
                 .gauge("tidegate_body_bytes", "Bytes of request bodies kept in memory.")?,
+            store: Arc::new(StoreMetrics::register(&new)?),
             registry,
         })
     }
