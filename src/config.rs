@@ -18,6 +18,7 @@ mod read;
 mod section;
 mod sizing;
 mod source;
+mod state;
 mod tokenizers;
 mod value;
 
@@ -32,6 +33,7 @@ pub use self::classes::{Class, Classes};
 pub use self::model::{Models, Profile};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
+pub use self::state::{Durability, NoDirectory, State};
 pub use self::value::Secret;
 use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
@@ -54,6 +56,8 @@ pub struct Config {
     pub retry: Retry,
     /// What is logged.
     pub log: Log,
+    /// What outlives the process.
+    pub state: State,
     /// The callers' own keys; empty to let every caller in.
     pub keys: Vec<VirtualKey>,
     /// What is done about the output limits of some keys' callers, by the key's name.
@@ -173,6 +177,10 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// `upstream.base_url`.
     pub upstream: Option<String>,
+    /// `state.dir`; state is kept then, whatever else was said.
+    pub state_dir: Option<String>,
+    /// `state.stateless`: keeps no state.
+    pub stateless: bool,
 }
 
 impl Config {

@@ -95,7 +95,12 @@ impl Gateway {
         let log = File::create(dir.join("tidegate.log"))?;
         // Nothing of the caller's environment may change what is measured.
         let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["serve".as_ref(), "--config".as_ref(), config.as_os_str()])
+            .args([
+                "serve".as_ref(),
+                "--stateless".as_ref(),
+                "--config".as_ref(),
+                config.as_os_str(),
+            ])
             .env_clear()
             .env("HOME", dir)
             .env("XDG_STATE_HOME", dir)

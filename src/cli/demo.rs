@@ -79,6 +79,9 @@ fn bind(args: &Args, upstream: &str) -> Result<Server, ExitCode> {
             listen: Some(listen.to_string()),
             admin: Some(admin.to_string()),
             upstream: Some(upstream.to_owned()),
+            // What is simulated is over when it ends.
+            stateless: true,
+            ..Overrides::default()
         };
         let quiet = [("TIDEGATE_LOG_LEVEL".to_owned(), "warn".to_owned())];
         let config = Config::parse(&text, quiet, &overrides).map_err(misused)?;

@@ -24,6 +24,13 @@ pub(super) struct Args {
     /// Base URL of the upstream [default: `https://api.cerebras.ai`].
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
+    /// Directory for what is to outlive the process: quota used, usage
+    /// [default: `$XDG_STATE_HOME/tidegate` or `~/.local/state/tidegate`].
+    #[arg(long, value_name = "DIR", conflicts_with = "stateless")]
+    state_dir: Option<String>,
+    /// Keep nothing: every start begins with quotas as if they were unused.
+    #[arg(long)]
+    stateless: bool,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
@@ -31,10 +38,16 @@ pub(super) fn run(args: &Args) -> ExitCode {
         listen: args.listen.clone(),
         admin: args.admin.clone(),
         upstream: args.upstream.clone(),
+        state_dir: args.state_dir.clone(),
+        stateless: args.stateless,
     };
-    match Config::load(args.config.as_deref(), std::env::vars(), &overrides) {
-        Ok(config) => block_on(serve(config)),
-        Err(problems) => misused(problems),
+    let mut config = match Config::load(args.config.as_deref(), std::env::vars(), &overrides) {
+        Ok(config) => config,
+        Err(problems) => return misused(problems),
+    };
+    match config.state.choose(|name| std::env::var(name).ok()) {
+        Ok(()) => block_on(serve(config)),
+        Err(problem) => misused(problem),
     }
 }
 

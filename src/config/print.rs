@@ -9,8 +9,18 @@ use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 use crate::usage::Tokenizer;
 
 pub(super) fn to_toml(config: &Config) -> String {
-    let Config { server, upstream, admission, classes, retry, log, keys, output_choices, models } =
-        config;
+    let Config {
+        server,
+        upstream,
+        admission,
+        classes,
+        retry,
+        log,
+        state,
+        keys,
+        output_choices,
+        models,
+    } = config;
     let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
     let base_url = format!("{}://{authority}", upstream.base_url.scheme_str().unwrap_or("https"));
@@ -84,6 +94,22 @@ pub(super) fn to_toml(config: &Config) -> String {
                     }),
                 ),
                 ("requests", Value::Boolean(log.requests)),
+            ]),
+        ),
+        (
+            "state",
+            table([
+                (
+                    "dir",
+                    text(
+                        &state.dir.as_ref().map_or_else(String::new, |it| it.display().to_string()),
+                    ),
+                ),
+                ("stateless", Value::Boolean(state.stateless)),
+                ("sync", text(&state.sync.as_str())),
+                ("keep_minutes", span(state.keep_minutes)),
+                ("keep_hours", span(state.keep_hours)),
+                ("keep_days", span(state.keep_days)),
             ]),
         ),
         (

@@ -13,6 +13,7 @@ use super::model::models;
 use super::section::Section;
 use super::sizing::OutputChoice;
 use super::source::{Node, Problem, Table};
+use super::state;
 use super::tokenizers::Tokenizers;
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
@@ -53,6 +54,7 @@ pub(super) fn config(
     let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
     let log = log(root.section("log"));
+    let state = state::state(root.section("state"));
     let mut output_choices = BTreeMap::new();
     let nodes = root.list("keys").unwrap_or_default();
     let keys = keys(nodes, &classes, &mut output_choices, &found);
@@ -65,7 +67,18 @@ pub(super) fn config(
     root.finish();
     *problems = found.into_inner();
     let (server, upstream) = (server?, upstream?);
-    Some(Config { server, upstream, admission, classes, retry, log, keys, output_choices, models })
+    Some(Config {
+        server,
+        upstream,
+        admission,
+        classes,
+        retry,
+        log,
+        state,
+        keys,
+        output_choices,
+        models,
+    })
 }
 
 fn server(mut section: Section<'_>) -> Option<Server> {

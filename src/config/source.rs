@@ -126,6 +126,13 @@ pub(super) fn overlay_flags(tree: &mut Table, overrides: &Overrides) {
             set(tree, section, key, Node::from_variable(flag, value));
         }
     }
+    if let Some(dir) = &overrides.state_dir {
+        set(tree, "state", "dir", Node::from_variable("--state-dir", dir));
+        set(tree, "state", "stateless", Node::from_variable("--state-dir", "false"));
+    }
+    if overrides.stateless {
+        set(tree, "state", "stateless", Node::from_variable("--stateless", "true"));
+    }
 }
 
 /// Turns offsets into line numbers.

@@ -63,7 +63,9 @@ impl Process {
     /// `tidegate serve`, once it says that it is ready.
     fn serve(upstream: &str, changes: &str) -> Self {
         let config = file(&config_text(upstream, changes));
-        let mut child = tidegate(&["serve", "--config", path(&config)]).spawn().expect("it starts");
+        let mut child = tidegate(&["serve", "--stateless", "--config", path(&config)])
+            .spawn()
+            .expect("it starts");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -347,7 +349,8 @@ fn a_taken_port_is_a_clear_failure() {
     let addr = taken.local_addr().expect("bound").to_string();
     let config = file(&config_text("http://127.0.0.1:9", ""));
     for flag in ["--listen", "--admin"] {
-        let (code, out, error) = run(&["serve", "--config", path(&config), flag, &addr]);
+        let (code, out, error) =
+            run(&["serve", "--stateless", "--config", path(&config), flag, &addr]);
         assert_eq!((code, out.as_str()), (Some(1), ""), "not ready: {error}");
         assert!(error.contains(&addr) && error.contains("in use"), "{error}");
     }

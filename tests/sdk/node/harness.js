@@ -96,7 +96,7 @@ limits = [${limits.map(inline).join(", ")}]
 ${config}`,
     );
     try {
-      stack.gateway = await Child.start(stack.directory, "gateway", ["serve", "--config", path]);
+      stack.gateway = await Child.start(stack.directory, "gateway", ["serve", "--stateless", "--config", path]);
     } catch (error) {
       await stack.simulator.stop();
       throw error;

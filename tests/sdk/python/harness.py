@@ -121,7 +121,7 @@ class Gateway:
         }
         path = directory / "tidegate.toml"
         path.write_text(toml(config))
-        self.process = Process(directory, "gateway", ["serve", "--config", str(path)], env)
+        self.process = Process(directory, "gateway", ["serve", "--stateless", "--config", str(path)], env)
         found = re.search(r"(http://\S+)/v1 -> .* (http://[^)\s]+)\)", self.process.ready)
         self.url, self.admin = found[1], found[2]
 
