@@ -7,7 +7,7 @@
 //! the answer says it used settles the hold. It has one outcome, counted once in [`metrics`].
 //!
 //! Modules, lowest layer first; each imports only what stands before it:
-//! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`],
+//! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`], [`store`],
 //! [`telemetry`], [`proxy`], [`admin`], [`server`], [`simulator`], [`cli`].
 
 pub mod admin;
@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod proxy;
 pub mod server;
 pub mod simulator;
+pub mod store;
 pub mod telemetry;
 pub mod time;
 pub mod usage;

@@ -53,6 +53,7 @@ use crate::admission::{PoolKey, Pools};
 use crate::config::Config;
 use crate::identity::{Access, Caller};
 use crate::metrics::{Metrics, Outcome};
+use crate::store::history::History;
 use crate::time::Epoch;
 use crate::usage::Summary;
 
@@ -74,6 +75,7 @@ pub struct Gateway {
     counters: Arc<Semaphore>,
     draining: CancellationToken,
     tasks: TaskTracker,
+    history: Arc<History>,
 }
 
 impl Gateway {
@@ -106,6 +108,7 @@ impl Gateway {
             ),
             retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
             learned: Arc::default(),
+            history: Arc::new(record::history(&config, epoch)),
             counters: counted::turns(),
             draining: CancellationToken::new(),
             config,
@@ -121,6 +124,11 @@ impl Gateway {
     /// What has been learned of the tenants of a pool, at most `most` of them.
     pub fn learned(&self, pool: PoolKey, most: usize) -> Vec<(Arc<str>, Summary)> {
         self.learned.of_pool(pool, most)
+    }
+
+    /// Who used how much.
+    pub const fn history(&self) -> &Arc<History> {
+        &self.history
     }
 
     /// The metrics.

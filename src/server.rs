@@ -6,6 +6,7 @@
 //! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
 
 mod connection;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Gateway};
+use crate::store::local::Running;
 use crate::time::Epoch;
 
 /// Connections that the kernel holds until they are accepted; more than the usual limit of 4,096
@@ -38,6 +40,8 @@ pub struct Server {
     api: TcpListener,
     admin: TcpListener,
     tasks: TaskTracker,
+    /// What keeps the state, if it is kept.
+    store: Option<Running>,
 }
 
 /// The pause after a failed accept.
@@ -53,19 +57,21 @@ pub enum Ended {
 }
 
 impl Server {
-    /// Binds both sockets; nothing is accepted yet.
+    /// Binds both sockets, and takes up the state that was kept; nothing is accepted yet.
     ///
     /// # Errors
     ///
-    /// If an address cannot be bound, or the upstream's cannot be used.
+    /// If an address cannot be bound, the upstream's cannot be used, or the state cannot be kept.
     pub fn bind(config: Arc<Config>) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
         let api = listen(config.server.listen)?;
         let admin = listen(config.server.admin)?;
+        let kept = state::open(&config.state)?;
         let gateway = Arc::new(Gateway::new(config, metrics, Epoch::start(), tasks.clone())?);
-        Ok(Self { gateway, api, admin, tasks })
+        let store = kept.map(|kept| state::start(kept, &gateway)).transpose()?;
+        Ok(Self { gateway, api, admin, tasks, store })
     }
 
     /// The address of the API.
@@ -93,7 +99,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, api, admin, tasks } = self;
+        let Self { gateway, api, admin, tasks, store } = self;
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
@@ -120,6 +126,10 @@ impl Server {
         closed.cancel();
         operators.tasks.close();
         operators.tasks.wait().await;
+        // When no request is left: what they spent is whole now.
+        if let Some(store) = store {
+            state::stop(store).await;
+        }
         // The pools' timers end with the pools; a caller of this function may still look at them.
         tasks.close();
         ended

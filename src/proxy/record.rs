@@ -11,14 +11,19 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::config::Config;
 use crate::metrics::{Metrics, Outcome};
+use crate::proxy::Gateway;
 use crate::proxy::learned::Study;
+use crate::store::history::{Fate, History, Keep, Sample};
+use crate::time::Epoch;
 use crate::usage::Usage;
 
 /// One request, from its arrival to its end.
 #[derive(Debug)]
 pub(super) struct Record {
     metrics: Arc<Metrics>,
+    history: Arc<History>,
     log: bool,
     arrived: Instant,
     id: RequestId,
@@ -114,11 +119,12 @@ impl Default for RequestId {
 
 impl Record {
     /// A request to `endpoint` that arrives now.
-    pub(super) fn new(metrics: Arc<Metrics>, log: bool, endpoint: &'static str) -> Arc<Self> {
-        metrics.in_flight.inc();
+    pub(super) fn new(gateway: &Gateway, endpoint: &'static str) -> Arc<Self> {
+        gateway.metrics.in_flight.inc();
         Arc::new(Self {
-            metrics,
-            log,
+            metrics: Arc::clone(&gateway.metrics),
+            history: Arc::clone(&gateway.history),
+            log: gateway.config.log.requests,
             arrived: Instant::now(),
             id: RequestId::new(),
             endpoint,
@@ -158,6 +164,11 @@ impl Drop for Record {
         let outcome = facts.outcome.unwrap_or(Outcome::ClientGone);
         self.metrics.in_flight.dec();
         self.metrics.count(outcome);
+        if let Some(fate) = fate(outcome) {
+            let Usage { prompt, completion, cached, .. } = facts.usage.unwrap_or_default();
+            let sample = Sample { fate, prompt, completion, cached, waited: facts.waited };
+            self.history.add(facts.tenant.as_deref(), facts.model.as_deref(), &sample);
+        }
         if !self.log {
             return;
         }
@@ -183,6 +194,35 @@ impl Drop for Record {
             "request"
         );
     }
+}
+
+/// How a request with this outcome counts in the history; not at all if it was the gateway's own.
+const fn fate(outcome: Outcome) -> Option<Fate> {
+    Some(match outcome {
+        Outcome::Completed => Fate::Completed,
+        Outcome::UpstreamError
+        | Outcome::StreamError
+        | Outcome::UpstreamCut
+        | Outcome::UpstreamUnavailable
+        | Outcome::UpstreamTimeout
+        | Outcome::Internal => Fate::Failed,
+        Outcome::Invalid
+        | Outcome::Unauthorized
+        | Outcome::AboveLimit
+        | Outcome::QueueFull
+        | Outcome::WaitExceeded
+        | Outcome::Overloaded
+        | Outcome::Draining => Fate::Refused,
+        Outcome::ClientGone => Fate::Gone,
+        Outcome::Local => return None,
+    })
+}
+
+/// The history of this gateway's callers: those with keys are always told apart.
+pub(super) fn history(config: &Config, epoch: Epoch) -> History {
+    let keep = config.state.place().map(|_| Keep::from(&config.state));
+    let known = config.keys.iter().map(|key| Arc::clone(&key.name)).collect();
+    History::new(epoch, keep, known)
 }
 
 fn millis(span: Duration) -> u64 {

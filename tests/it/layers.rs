@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["admission"],
     &["metrics"],
     &["config"],
+    &["store"],
     &["telemetry"],
     &["proxy"],
     &["admin"],

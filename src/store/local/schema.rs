@@ -1,0 +1,83 @@
+//! The tables, as a list of steps: the number of those that were taken is the database's version.
+//!
+//! A step that has been released is never changed; what it lacks is another step.
+
+use rusqlite::Connection;
+
+/// Says that a database is ours: "Tide".
+pub(super) const APPLICATION: i64 = 0x5469_6465;
+
+/// Every step, the first one first. Times are integers: nanoseconds where the name says so, else
+/// seconds since the Unix epoch.
+pub(super) const STEPS: &[&str] = &[
+    // What a restart needs. `mark` has one row: when the last commit was, and what it says of the end.
+    "CREATE TABLE mark (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        boot BLOB NOT NULL,
+        boot_nanos INTEGER NOT NULL,
+        wall_nanos INTEGER NOT NULL,
+        timeline_nanos INTEGER NOT NULL,
+        clean INTEGER NOT NULL,
+        quiet INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE pools (
+        key BLOB PRIMARY KEY,
+        model TEXT NOT NULL,
+        snapshot BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE journal (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        pool BLOB NOT NULL,
+        events BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX journal_pool ON journal (pool);
+    CREATE TABLE learned (
+        pool BLOB NOT NULL,
+        tenant TEXT NOT NULL,
+        written INTEGER NOT NULL,
+        blob BLOB NOT NULL,
+        PRIMARY KEY (pool, tenant)
+    ) STRICT, WITHOUT ROWID;",
+    // Usage by the minute, and the same sums by hour and day.
+    "CREATE TABLE usage_minute (
+        at INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
+        completed INTEGER NOT NULL, failed INTEGER NOT NULL,
+        refused INTEGER NOT NULL, gone INTEGER NOT NULL,
+        prompt INTEGER NOT NULL, completion INTEGER NOT NULL, cached INTEGER NOT NULL,
+        waited INTEGER NOT NULL, longest_wait INTEGER NOT NULL,
+        PRIMARY KEY (at, tenant, model)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage_hour (
+        at INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
+        completed INTEGER NOT NULL, failed INTEGER NOT NULL,
+        refused INTEGER NOT NULL, gone INTEGER NOT NULL,
+        prompt INTEGER NOT NULL, completion INTEGER NOT NULL, cached INTEGER NOT NULL,
+        waited INTEGER NOT NULL, longest_wait INTEGER NOT NULL,
+        PRIMARY KEY (at, tenant, model)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE usage_day (
+        at INTEGER NOT NULL, tenant TEXT NOT NULL, model TEXT NOT NULL,
+        completed INTEGER NOT NULL, failed INTEGER NOT NULL,
+        refused INTEGER NOT NULL, gone INTEGER NOT NULL,
+        prompt INTEGER NOT NULL, completion INTEGER NOT NULL, cached INTEGER NOT NULL,
+        waited INTEGER NOT NULL, longest_wait INTEGER NOT NULL,
+        PRIMARY KEY (at, tenant, model)
+    ) STRICT, WITHOUT ROWID;",
+];
+
+/// The version of a database.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Takes the steps up to `version` that have not been taken, all or none.
+pub(super) fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
+    let taken = usize::try_from(self::version(connection)?).unwrap_or(usize::MAX);
+    let transaction = connection.transaction()?;
+    for step in STEPS.iter().take(version).skip(taken) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", version.max(taken) as i64)?;
+    transaction.commit()
+}

@@ -1,0 +1,122 @@
+//! Commits what waits.
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::backlog::Backlog;
+use super::{PoolBatch, Stamp};
+use crate::store::history::table;
+
+/// Callers whose habits are remembered: several times as many as are learned from at once.
+pub(super) const MOST_LEARNED: i64 = 4_096;
+
+/// What a commit says of the moment at which it is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) stamp: Stamp,
+    /// Nothing will happen any more.
+    pub(super) clean: bool,
+    /// Nothing is happening.
+    pub(super) quiet: bool,
+}
+
+/// Commits everything in one transaction.
+pub(super) fn commit(
+    connection: &mut Connection,
+    backlog: &Backlog,
+    mark: &Mark,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    pools(&transaction, backlog)?;
+    learned(&transaction, backlog, mark)?;
+    let rows = backlog
+        .usage
+        .iter()
+        .map(|((at, tenant, model), counts)| (*at, tenant.as_ref(), model.as_ref(), counts));
+    table::add(&transaction, rows)?;
+    write_mark(&transaction, mark)?;
+    transaction.commit()
+}
+
+fn pools(transaction: &Transaction<'_>, backlog: &Backlog) -> rusqlite::Result<()> {
+    if backlog.replaces {
+        transaction.execute_batch("DELETE FROM journal; DELETE FROM pools; DELETE FROM learned")?;
+    }
+    if backlog.dropped.is_empty() && backlog.pools.is_empty() {
+        return Ok(());
+    }
+    let mut forget_events = transaction.prepare("DELETE FROM journal WHERE pool = ?")?;
+    let mut forget = transaction.prepare("DELETE FROM pools WHERE key = ?")?;
+    for key in &backlog.dropped {
+        forget_events.execute([key.0])?;
+        forget.execute([key.0])?;
+    }
+    let mut snapshot_of = transaction.prepare(
+        "INSERT INTO pools (key, model, snapshot) VALUES (?1, ?2, ?3)
+         ON CONFLICT (key) DO UPDATE SET model = ?2, snapshot = ?3",
+    )?;
+    // A pool whose first events come before its first snapshot began with nothing.
+    let mut begin = transaction.prepare(
+        "INSERT INTO pools (key, model, snapshot) VALUES (?1, ?2, x'') ON CONFLICT DO NOTHING",
+    )?;
+    let mut append = transaction.prepare("INSERT INTO journal (pool, events) VALUES (?, ?)")?;
+    for PoolBatch { key, model, snapshot, events } in backlog.pools.values() {
+        if let Some(snapshot) = snapshot {
+            snapshot_of.execute(params![key.0, model, snapshot])?;
+            forget_events.execute([key.0])?;
+        } else {
+            begin.execute(params![key.0, model])?;
+        }
+        if !events.is_empty() {
+            append.execute(params![key.0, events])?;
+        }
+    }
+    Ok(())
+}
+
+fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rusqlite::Result<()> {
+    if backlog.learned.is_empty() {
+        return Ok(());
+    }
+    let mut forget = transaction.prepare("DELETE FROM learned WHERE pool = ? AND tenant = ?")?;
+    let mut keep = transaction.prepare(
+        "INSERT INTO learned (pool, tenant, written, blob) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (pool, tenant) DO UPDATE SET written = ?3, blob = ?4",
+    )?;
+    let now = integer(mark.stamp.timeline.as_nanos());
+    for ((pool, tenant), blob) in &backlog.learned {
+        if blob.is_empty() {
+            forget.execute(params![pool.0, tenant])?;
+        } else {
+            keep.execute(params![pool.0, tenant, now, blob])?;
+        }
+    }
+    // Those that have been silent for longest make room.
+    transaction.execute(
+        "DELETE FROM learned WHERE written <
+         (SELECT written FROM learned ORDER BY written DESC LIMIT 1 OFFSET ?)",
+        [MOST_LEARNED],
+    )?;
+    Ok(())
+}
+
+fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()> {
+    let Mark { stamp, clean, quiet } = mark;
+    transaction.execute(
+        "INSERT INTO mark VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET
+         boot = ?1, boot_nanos = ?2, wall_nanos = ?3, timeline_nanos = ?4, clean = ?5, quiet = ?6",
+        params![
+            stamp.boot,
+            integer(stamp.boot_nanos),
+            integer(stamp.wall_nanos),
+            integer(stamp.timeline.as_nanos()),
+            clean,
+            quiet,
+        ],
+    )?;
+    Ok(())
+}
+
+/// As SQLite keeps it; what is above is 292 years from now, or was counted for ever.
+pub(in crate::store) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
