@@ -1,5 +1,7 @@
 //! The admin port: what the gateway knows of itself, read-only.
 
+mod usage;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,7 @@ pub fn app(gateway: Arc<Gateway>) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/config", get(config))
+        .route("/usage", get(usage::usage))
         .with_state(gateway)
 }
 
