@@ -43,19 +43,20 @@ use self::admit::Ask;
 use self::body::Passed;
 pub use self::error::{Kind, ProxyError, UsedUp};
 use self::forward::Forward;
-use self::learned::Book;
+use self::learned::{Book, Subject};
 use self::read::Budget;
 use self::record::Record;
 pub use self::routes::app;
 pub use self::stack::App;
 use self::upstream::{Outgoing, Upstream};
-use crate::admission::{PoolKey, Pools};
+use crate::admission::{Keeper, PoolKey, Pools};
 use crate::config::Config;
 use crate::identity::{Access, Caller};
 use crate::metrics::{Metrics, Outcome};
 use crate::store::history::History;
+use crate::store::local::Learned;
 use crate::time::Epoch;
-use crate::usage::Summary;
+use crate::usage::{Calibration, Summary};
 
 /// Retries are counted against requests of the last ten seconds: long enough to smooth a burst,
 /// short enough to forget an outage.
@@ -114,6 +115,33 @@ impl Gateway {
             config,
             metrics,
         })
+    }
+
+    /// The same, with what is done to its pools kept, and going on with what was learned before.
+    #[must_use]
+    pub fn kept_by(mut self, keeper: Arc<dyn Keeper>, learned: &[Learned]) -> Self {
+        self.pools = self.pools.kept_by(keeper);
+        for Learned { pool, tenant, blob } in learned.iter().filter(|it| !it.tenant.is_empty()) {
+            // What this version cannot read is learned again.
+            if let Some(calibration) = Calibration::load(blob) {
+                let subject = Subject { pool: *pool, tenant: tenant.as_ref().into() };
+                self.learned.restore(subject, calibration);
+            }
+        }
+        self
+    }
+
+    /// Adds what has been learned of callers and pools since the last time, or `all` there is.
+    pub fn save_learned(&self, into: &mut Vec<Learned>, all: bool) {
+        for (key, named) in self.pools.all() {
+            if let Some(blob) = named.reserved.lock().save(all) {
+                into.push(Learned { pool: key, tenant: "".into(), blob });
+            }
+        }
+        into.extend(self.learned.save(all).into_iter().map(|(subject, blob)| {
+            let Subject { pool, tenant } = subject;
+            Learned { pool, tenant: tenant.as_ref().into(), blob }
+        }));
     }
 
     /// The pools.

@@ -69,8 +69,15 @@ impl Server {
         let api = listen(config.server.listen)?;
         let admin = listen(config.server.admin)?;
         let kept = state::open(&config.state)?;
-        let gateway = Arc::new(Gateway::new(config, metrics, Epoch::start(), tasks.clone())?);
-        let store = kept.map(|kept| state::start(kept, &gateway)).transpose()?;
+        let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
+        let gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
+        let (gateway, store) = match kept {
+            None => (Arc::new(gateway), None),
+            Some(kept) => {
+                let (gateway, store) = kept.start(gateway)?;
+                (gateway, Some(store))
+            }
+        };
         Ok(Self { gateway, api, admin, tasks, store })
     }
 

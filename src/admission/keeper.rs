@@ -5,6 +5,7 @@ use std::fmt;
 use super::PoolKey;
 use crate::limit::{ColdStart, Constraint, Ledger};
 use crate::time::Timestamp;
+use crate::usage::OutputLearner;
 
 /// Keeps the journals of the pools, so that a pool can go on where it ended.
 pub trait Keeper: fmt::Debug + Send + Sync {
@@ -19,4 +20,7 @@ pub trait Keeper: fmt::Debug + Send + Sync {
         start: ColdStart,
         now: Timestamp,
     ) -> Option<Ledger>;
+
+    /// What was learned before of what the upstream of a pool reserves.
+    fn reserved(&self, key: PoolKey) -> Option<OutputLearner>;
 }

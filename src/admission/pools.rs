@@ -114,9 +114,10 @@ impl Pools {
                 let keeper = self.keeper.clone();
                 let ledger = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
                 let ledger = ledger.unwrap_or_else(|| Ledger::cold(quotas.clone(), start, now));
+                let reserved = keeper.as_ref().and_then(|it| it.reserved(key));
                 let pool = Pool::go_on(config, ledger, keeper, self.epoch, &self.tasks);
                 let kept = Mutex::new(Kept::new(KEPT_PLACES));
-                let reserved = Mutex::default();
+                let reserved = Mutex::new(reserved.unwrap_or_default());
                 let named = Named { model: model.into(), profile, pool, kept, reserved };
                 Arc::clone(&entry.insert(Arc::new(named)))
             }

@@ -228,17 +228,11 @@ impl Twin {
         self.at
     }
 
-    /// The ledger to go on with, `now`, after whoever had it was gone, at `end` at the latest: what was
-    /// held is charged, and if that is not `complete`, so is everything that can have been sent by
-    /// then; but for what a window may be asked for after a refusal. The limits are those that are `configured` now; what is not configured any more is
-    /// forgotten, and what was not before begins as `start` says.
-    pub fn inherit(
-        mut self,
-        (end, complete): (Timestamp, bool),
-        configured: Vec<Constraint>,
-        start: ColdStart,
-        now: Timestamp,
-    ) -> Ledger {
+    /// Ends everything, `now`, after whoever had the first ledger was gone, at `end` at the latest: what
+    /// was held is charged, and if the journal is not `complete`, so is everything that can have been
+    /// sent by then; but for what a window may be asked for after a refusal.
+    #[must_use]
+    pub fn close(mut self, (end, complete): (Timestamp, bool), now: Timestamp) -> Self {
         let end = end.max(self.at);
         self.end(end);
         if !complete {
@@ -247,13 +241,32 @@ impl Twin {
             self.open.insert(u64::MAX, sent);
         }
         self.end(now);
-        let mut open: Vec<_> = self.open.into_values().collect();
+        let mut open: Vec<_> = self.open.drain().map(|(_, sent)| sent).collect();
         open.sort_unstable_by_key(|sent| sent.id);
         for mut sent in open {
             self.ledger.charged(&mut sent, end);
             self.ledger.settle(sent, Spent::Unknown, end);
         }
-        self.ledger.reconfigure(configured, start, now.max(end));
+        self.ending.clear();
+        self.at = self.at.max(end);
+        self
+    }
+
+    /// Whether a new ledger in its place would decide alike.
+    pub fn is_untouched(&mut self, now: Timestamp) -> bool {
+        self.open.is_empty() && self.ledger.is_untouched(now)
+    }
+
+    /// The ledger of a twin that was closed, to go on with `now`. The limits are those that are
+    /// `configured` now; what is not configured any more is forgotten, and what was not before begins
+    /// as `start` says.
+    pub fn into_ledger(
+        mut self,
+        configured: Vec<Constraint>,
+        start: ColdStart,
+        now: Timestamp,
+    ) -> Ledger {
+        self.ledger.reconfigure(configured, start, now.max(self.at));
         self.ledger
     }
 }

@@ -43,6 +43,8 @@ struct State {
 struct Entry {
     calibration: Arc<Mutex<Calibration>>,
     used: u64,
+    /// Whether something was learned that has not been saved.
+    changed: bool,
 }
 
 /// What a request teaches when it has ended.
@@ -67,12 +69,51 @@ impl Book {
         Some(Arc::clone(&entry.calibration))
     }
 
-    /// The same, made if there is nothing yet.
+    /// The same, to learn; made if there is nothing yet.
     fn entry(&self, subject: Subject) -> Arc<Mutex<Calibration>> {
-        if let Some(found) = self.find(&subject) {
-            return found;
-        }
         let mut state = self.state.lock();
+        state.clock += 1;
+        let clock = state.clock;
+        if let Some(entry) = state.entries.get_mut(&subject) {
+            (entry.used, entry.changed) = (clock, true);
+            return Arc::clone(&entry.calibration);
+        }
+        state.add(subject, Arc::default(), true)
+    }
+
+    /// Takes up what was learned before, unless that has been learned anew.
+    pub(super) fn restore(&self, subject: Subject, calibration: Calibration) {
+        let mut state = self.state.lock();
+        if !state.entries.contains_key(&subject) {
+            state.add(subject, Arc::new(Mutex::new(calibration)), false);
+        }
+    }
+
+    /// What has been learned since the last time, or `all` there is; and whose.
+    pub(super) fn save(&self, all: bool) -> Vec<(Subject, Vec<u8>)> {
+        let mut state = self.state.lock();
+        let wanted = state.entries.iter_mut().filter(|(_, entry)| entry.changed || all);
+        let mut found: Vec<_> = wanted
+            .map(|(subject, entry)| {
+                entry.changed = false;
+                (entry.used, subject.clone(), Arc::clone(&entry.calibration))
+            })
+            .collect();
+        drop(state);
+        // The latest last: that is the order in which they are taken up again.
+        found.sort_unstable_by_key(|(used, ..)| *used);
+        found.into_iter().map(|(_, subject, it)| (subject, it.lock().save())).collect()
+    }
+}
+
+impl State {
+    fn add(
+        &mut self,
+        subject: Subject,
+        calibration: Arc<Mutex<Calibration>>,
+        changed: bool,
+    ) -> Arc<Mutex<Calibration>> {
+        let state = self;
         if state.entries.len() >= MOST {
             // Rare, and a thousand numbers to look at.
             let oldest = state.entries.iter().min_by_key(|(_, entry)| entry.used);
@@ -82,10 +123,12 @@ impl Book {
         }
         let used = state.clock;
         let entry = state.entries.entry(subject);
-        let entry = entry.or_insert_with(|| Entry { calibration: Arc::default(), used });
+        let entry = entry.or_insert(Entry { calibration, used, changed });
         Arc::clone(&entry.calibration)
     }
+}
 
+impl Book {
     /// What has been learned of the tenants of a pool, by name, at most `most` of them.
     pub(super) fn of_pool(&self, pool: PoolKey, most: usize) -> Vec<(Arc<str>, Summary)> {
         let state = self.state.lock();

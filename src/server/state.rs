@@ -1,33 +1,96 @@
 //! The state that outlives the process: taken up before the first request, and handed over after the
 //! last.
+//!
+//! What is done to the pools' ledgers is written down and replayed here, on the store's thread, to
+//! twins: they are what snapshots are made of, so that no request ever waits for one.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
+use crate::admission::{Keeper, PoolKey};
 use crate::config::State;
+use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin};
 use crate::proxy::Gateway;
 use crate::store::history::Keep;
-use crate::store::local::{Batch, Local, Options, Running, Saved, Source};
+use crate::store::local::{
+    Batch, Local, Options, PoolBatch, Running, Saved, SavedPool, Source, Stamp, Waker,
+};
+use crate::time::{Clocks, Epoch, Machine, Timestamp};
+use crate::usage::OutputLearner;
 
 /// How long the end waits for the last commit: a disk that takes longer has failed.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
 
-/// Opens the state, if it is to be kept.
-pub(super) fn open(state: &State) -> io::Result<Option<(Local, Saved)>> {
-    let Some(dir) = state.place() else { return Ok(None) };
-    let options = Options { sync: state.sync, keep: Keep::from(state) };
-    Local::open(dir, options).map(Some).map_err(io::Error::other)
+/// What can have happened after the last commit while requests came: the store commits every tenth
+/// of a second, and may be late by as much.
+const UNWRITTEN: Duration = Duration::from_millis(200);
+
+/// Bytes of a pool's journal after which there is a new snapshot of it: some ten thousand requests,
+/// replayed within a few hundredths of a second.
+const SNAPSHOT_AFTER: usize = 1 << 20;
+
+/// How often what was learned is written, while requests come: it is learned again within minutes.
+const LEARNED_EVERY: Duration = Duration::from_secs(10);
+
+/// State that was opened, and what was in it.
+pub(super) struct Kept {
+    local: Local,
+    saved: Saved,
+    clocks: Clocks,
 }
 
-/// Hands the state to the gateway, and has it kept from now on.
-pub(super) fn start(kept: (Local, Saved), gateway: &Arc<Gateway>) -> io::Result<Running> {
-    let (local, _saved) = kept;
-    let waker = local.waker();
-    let metrics = Arc::clone(&gateway.metrics().store);
-    let running = local.start(Box::new(Everything(Arc::clone(gateway))), metrics)?;
-    gateway.history().attach(waker, running.desk().clone());
-    Ok(running)
+/// Opens the state, if it is to be kept.
+pub(super) fn open(state: &State) -> io::Result<Option<Kept>> {
+    let Some(dir) = state.place() else { return Ok(None) };
+    let options = Options { sync: state.sync, keep: Keep::from(state) };
+    let (local, saved) = Local::open(dir, options).map_err(io::Error::other)?;
+    Ok(Some(Kept { local, saved, clocks: Machine::identify().clocks() }))
+}
+
+/// The instant on the timeline of the process before at which the clocks say this.
+///
+/// On the same start of the machine that is certain, whatever was done to the wall clock. After
+/// another one there is only that; where it shows an instant that lies before, no time counts as
+/// passed.
+fn resume(last: Option<Stamp>, clocks: Clocks) -> Timestamp {
+    let Some(last) = last else { return Timestamp::from_nanos(clocks.wall_nanos) };
+    let here = Stamp::new(clocks, last.timeline);
+    let passed = if here.same_boot(&last) {
+        clocks.boot_nanos.saturating_sub(last.boot_nanos)
+    } else {
+        clocks.wall_nanos.saturating_sub(last.wall_nanos)
+    };
+    last.timeline.after(Duration::from_nanos(passed))
+}
+
+impl Kept {
+    /// The timeline to go on with.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::at(resume(self.saved.last, self.clocks))
+    }
+
+    /// Hands the state to the gateway, and has it kept from now on.
+    pub(super) fn start(self, gateway: Gateway) -> io::Result<(Arc<Gateway>, Running)> {
+        let Self { local, saved, .. } = self;
+        let now = gateway.pools().epoch().now();
+        let heirs = Arc::new(Heirs::of(&saved, local.waker(), now).map_err(io::Error::other)?);
+        let gateway = Arc::new(gateway.kept_by(Arc::<Heirs>::clone(&heirs), &saved.learned));
+        let everything = Everything {
+            gateway: Arc::clone(&gateway),
+            heirs: Arc::clone(&heirs),
+            twins: HashMap::new(),
+            learned_at: now,
+        };
+        let waker = local.waker();
+        let metrics = Arc::clone(&gateway.metrics().store);
+        let running = local.start(Box::new(everything), metrics)?;
+        gateway.history().attach(waker, running.desk().clone());
+        Ok((gateway, running))
+    }
 }
 
 /// Has the last of it written.
@@ -37,12 +100,179 @@ pub(super) async fn stop(running: Running) {
     }
 }
 
+/// What the pools of the process before left, until pools of the same keys take it.
+#[derive(Debug)]
+struct Heirs {
+    waker: Waker,
+    left: Mutex<HashMap<PoolKey, (Box<str>, Twin)>>,
+    reserved: Mutex<HashMap<PoolKey, OutputLearner>>,
+}
+
+/// What is kept of a pool cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "pool {pool} of model {model:?}: {problem}; a version of tidegate that can read it may go on \
+     with it, or delete the state to begin anew"
+)]
+struct BadPool {
+    pool: PoolKey,
+    model: Box<str>,
+    problem: BadJournal,
+}
+
+impl Heirs {
+    fn of(saved: &Saved, waker: Waker, now: Timestamp) -> Result<Self, BadPool> {
+        let complete = saved.clean || saved.quiet;
+        let last = saved.last.map_or(now, |last| last.timeline);
+        // Who was quiet may have ended at any time since.
+        let end = if complete { now } else { last.after(UNWRITTEN) };
+        let mut left = HashMap::new();
+        for SavedPool { key, model, snapshot, batches } in &saved.pools {
+            let read = || {
+                let mut twin = Twin::load(snapshot)?;
+                batches.iter().try_for_each(|batch| twin.replay(batch))?;
+                Ok(twin)
+            };
+            let model = model.clone();
+            let twin =
+                read().map_err(|problem| BadPool { pool: *key, model: model.clone(), problem })?;
+            let mut twin = twin.close((end, complete), now.max(end));
+            // One that has refilled is like one that never was.
+            if !twin.is_untouched(now) {
+                left.insert(*key, (model, twin));
+            }
+        }
+        let of_pools = saved.learned.iter().filter(|it| it.tenant.is_empty());
+        let reserved = of_pools.filter_map(|it| Some((it.pool, OutputLearner::load(&it.blob)?)));
+        let reserved = Mutex::new(reserved.collect());
+        Ok(Self { waker, left: Mutex::new(left), reserved })
+    }
+}
+
+impl Keeper for Heirs {
+    fn wake(&self) {
+        self.waker.wake();
+    }
+
+    fn inherit(
+        &self,
+        key: PoolKey,
+        configured: &[Constraint],
+        start: ColdStart,
+        now: Timestamp,
+    ) -> Option<Ledger> {
+        let (_, twin) = self.left.lock().remove(&key)?;
+        // A new pool's twin has to be written, whether a request is let go or not.
+        self.waker.wake();
+        Some(twin.into_ledger(configured.to_vec(), start, now))
+    }
+
+    fn reserved(&self, key: PoolKey) -> Option<OutputLearner> {
+        self.reserved.lock().remove(&key)
+    }
+}
+
 /// All that the gateway wants kept.
-struct Everything(Arc<Gateway>);
+struct Everything {
+    gateway: Arc<Gateway>,
+    heirs: Arc<Heirs>,
+    twins: HashMap<PoolKey, Written>,
+    learned_at: Timestamp,
+}
+
+/// A pool's twin, and how much was written since its last snapshot.
+struct Written {
+    twin: Twin,
+    since: usize,
+}
 
 impl Source for Everything {
-    fn collect(&mut self, batch: &mut Batch, _full: bool) {
-        self.0.history().collect(&mut batch.usage);
-        batch.now = self.0.pools().epoch().now();
+    fn collect(&mut self, batch: &mut Batch, full: bool) {
+        self.gateway.history().collect(&mut batch.usage);
+        let pools = self.gateway.pools();
+        let all = pools.all();
+        self.twins.retain(|key, _| {
+            let there = all.iter().any(|(other, _)| other == key);
+            if !there {
+                batch.dropped_pools.push(*key);
+            }
+            there
+        });
+        // What the process before left, and nobody has taken: before the pools, since one may be
+        // taken meanwhile.
+        if full {
+            for (key, (model, twin)) in self.heirs.left.lock().iter() {
+                let (snapshot, events) = (Some(twin.save()), Vec::new());
+                batch.pools.push(PoolBatch { key: *key, model: model.clone(), snapshot, events });
+            }
+        }
+        for (key, named) in all {
+            let mut events = Vec::new();
+            let first = named.pool.take_journal(&mut events);
+            let begins = first.is_some();
+            if let Some(twin) = first {
+                self.twins.insert(key, Written { twin, since: 0 });
+            }
+            let Some(written) = self.twins.get_mut(&key) else { continue };
+            if events.is_empty() && !begins && !full {
+                continue;
+            }
+            written.since += events.len();
+            if let Err(problem) = written.twin.replay(&events) {
+                tracing::error!(pool = %key, %problem, "the journal of a pool is broken");
+            }
+            let snapshot = if full || begins || written.since > SNAPSHOT_AFTER {
+                written.since = 0;
+                events.clear();
+                Some(written.twin.save())
+            } else {
+                None
+            };
+            let model = named.model.as_ref().into();
+            batch.pools.retain(|other| other.key != key);
+            batch.pools.push(PoolBatch { key, model, snapshot, events });
+        }
+        // After the journals: what is not in them happened later.
+        batch.now = pools.epoch().now();
+        let due = batch.now.since(self.learned_at) >= LEARNED_EVERY;
+        let idle = batch.pools.is_empty();
+        if full || due || idle || self.gateway.is_draining() {
+            self.learned_at = batch.now;
+            self.gateway.save_learned(&mut batch.learned, full);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    fn clocks(boot: u8, boot_hours: u64, wall_hours: u64) -> Clocks {
+        Clocks { boot: [boot; 16], boot_nanos: boot_hours * HOUR, wall_nanos: wall_hours * HOUR }
+    }
+
+    #[test]
+    fn time_goes_on_whatever_is_done_to_the_wall_clock() {
+        let at = |hours: u64| Timestamp::from_nanos(hours * HOUR);
+        let last = |clocks| Some(Stamp::new(clocks, at(1_000)));
+        for (before, after, expected) in [
+            // Nothing was kept: the wall clock is all there is.
+            (None, clocks(1, 10, 2_000), at(2_000)),
+            // The same start of the machine, the wall clock right, ahead by an hour, behind by one.
+            (last(clocks(1, 10, 1_000)), clocks(1, 12, 1_002), at(1_002)),
+            (last(clocks(1, 10, 1_000)), clocks(1, 12, 1_003), at(1_002)),
+            (last(clocks(1, 10, 1_000)), clocks(1, 12, 1_001), at(1_002)),
+            // Another start: by the wall clock, unless that ran backwards.
+            (last(clocks(1, 10, 1_000)), clocks(2, 0, 1_005), at(1_005)),
+            (last(clocks(1, 10, 1_000)), clocks(2, 0, 900), at(1_000)),
+            // A timeline that had parted from the wall clock goes on as it was.
+            (last(clocks(1, 10, 1_500)), clocks(2, 0, 1_501), at(1_001)),
+            // A system that does not tell its starts apart.
+            (last(clocks(0, 10, 1_000)), clocks(0, 12, 1_001), at(1_001)),
+        ] {
+            assert_eq!(resume(before, after), expected, "{before:?} {after:?}");
+        }
     }
 }

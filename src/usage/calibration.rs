@@ -16,6 +16,7 @@
 mod features;
 mod kind;
 mod noise;
+mod saved;
 
 use self::features::{COUNTED, FEATURES, PRIOR, PRIOR_COUNTED, counted_features, features, float};
 use self::kind::Kind;

@@ -6,6 +6,8 @@
 //! - An answer that a limit ended counts as twice as long: how long it would have been is not
 //!   known, and quantiles of cut answers would never grow again.
 
+use serde::{Deserialize, Serialize};
+
 /// Answers remembered: enough that the 99th percentile has two above it, few enough to follow a
 /// change within the day.
 const KEPT: usize = 256;
@@ -17,7 +19,7 @@ const FOR_P99: usize = 100;
 const FOR_MEDIAN: usize = 8;
 
 /// The lengths of a caller's last answers, in tokens of each choice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Lengths {
     last: Vec<u32>,
     next: usize,
@@ -26,6 +28,11 @@ pub(super) struct Lengths {
 }
 
 impl Lengths {
+    /// Whether this can have been learned.
+    pub(super) fn is_sound(&self) -> bool {
+        self.last.len() <= KEPT && self.next < KEPT
+    }
+
     /// Takes note of an answer; `cut` if it ended because of a limit.
     pub(super) fn learn(&mut self, tokens: u64, cut: bool) {
         let tokens = if cut { tokens.saturating_mul(2) } else { tokens };

@@ -64,6 +64,24 @@ impl<const N: usize> Regression<N> {
         rule
     }
 
+    /// All that was learned: precision and shift.
+    pub(super) const fn parts(&self) -> (&[[f64; N]; N], &[f64; N]) {
+        (&self.precision, &self.shift)
+    }
+
+    /// A rule with these parts; `None` if none can have them.
+    pub(super) fn from_parts(
+        prior: &'static [Belief; N],
+        precision: [[f64; N]; N],
+        shift: [f64; N],
+    ) -> Option<Self> {
+        let mut rule = Self { precision, shift, ..Self::new(prior) };
+        rule.solve();
+        let all = [&rule.precision, &rule.factor].into_iter().flatten().flatten();
+        let finite = all.chain(&rule.shift).chain(&rule.weights).all(|it| it.is_finite());
+        finite.then_some(rule)
+    }
+
     /// What the rule says of `features`.
     pub(super) fn predict(&self, features: &[f64; N]) -> Prediction {
         let mean = dot(features, &self.weights);

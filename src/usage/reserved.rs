@@ -14,6 +14,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::demand::OutputLimit;
 
 /// Observations before a bound.
@@ -27,13 +29,16 @@ const POWERS: usize = 24;
 const MARGIN_PERCENT: u64 = 5;
 
 /// Learns what one pool's upstream reserves for the output of one choice.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct OutputLearner {
     /// By power of two of the limit, and last the requests without one.
     by_size: [VecDeque<Observed>; POWERS + 1],
+    /// Whether something was learned that has not been saved.
+    #[serde(skip)]
+    changed: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 struct Observed {
     asked: u64,
     reserved: u64,
@@ -43,6 +48,7 @@ impl OutputLearner {
     /// A request of one choice asked for `asked`, and the upstream reserved at `least` and at `most`
     /// so many tokens for its output.
     pub fn observe(&mut self, asked: OutputLimit, least: u64, most: u64) {
+        self.changed = true;
         let contradicted = self.bound(asked).is_some_and(|bound| least > bound);
         let (index, tokens) = place(asked);
         let seen = &mut self.by_size[index];
@@ -53,6 +59,20 @@ impl OutputLearner {
             seen.pop_front();
         }
         seen.push_back(Observed { asked: tokens, reserved: most });
+    }
+
+    /// What was learned as bytes, if it is more than what was saved before, or `all` is asked for.
+    pub fn save(&mut self, all: bool) -> Option<Vec<u8>> {
+        let wanted = std::mem::take(&mut self.changed) || all;
+        let known = self.by_size.iter().any(|seen| !seen.is_empty());
+        (wanted && known).then(|| rmp_serde::to_vec(&*self).unwrap_or_default())
+    }
+
+    /// What was learned before; `None` if these are not bytes of this version's.
+    #[must_use]
+    pub fn load(bytes: &[u8]) -> Option<Self> {
+        let loaded: Self = rmp_serde::from_slice(bytes).ok()?;
+        loaded.by_size.iter().all(|seen| seen.len() <= KEPT).then_some(loaded)
     }
 
     /// The most that is reserved for the output of one choice with this limit, with a margin;

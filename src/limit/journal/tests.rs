@@ -232,7 +232,9 @@ proptest! {
         let now = end.after(Duration::from_secs(pause));
         used.go_to(now);
         let learned: Vec<_> = used.ledger.levels(now).map(|level| level.quota.clone()).collect();
-        let mut heir = twin.inherit((end, false), quotas(mode), ColdStart::Full, now);
+        let twin = twin.close((end, false), now);
+        prop_assert!(twin.open.is_empty());
+        let mut heir = twin.into_ledger(quotas(mode), ColdStart::Full, now);
         let after: Vec<_> = heir.levels(now).map(|level| level.quota.clone()).collect();
         prop_assert_eq!(after, learned, "what was learned of limits is kept");
         let (has, had) = (available(&mut heir, now), available(&mut used.ledger, now));
@@ -284,7 +286,7 @@ fn what_changed_in_the_configuration_counts_from_the_restart_on() {
     used.step(0, Step::Settle(0, 40_000));
     let inherit = |quotas: Vec<Constraint>, start| {
         let bytes = Twin::of(&used.ledger, used.now).save();
-        Twin::load(&bytes).unwrap().inherit((now, true), quotas, start, now)
+        Twin::load(&bytes).unwrap().close((now, true), now).into_ledger(quotas, start, now)
     };
     let left = |quotas, start| available(&mut inherit(quotas, start), now);
     // As it was; a smaller minute in another mode; a larger one; a day that is new.

@@ -1,5 +1,7 @@
 //! How far answers are from what was expected of them.
 
+use serde::{Deserialize, Serialize};
+
 /// How much an error weighs after the next one: the last few hundred say how good a rule is.
 const KEEP: f64 = 0.995;
 
@@ -12,13 +14,18 @@ const ASSUMED: f64 = 8.0;
 const LARGEST: f64 = 400.0;
 
 /// Squares of errors in units of [`variance`], fading.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(super) struct Noise {
     sum: f64,
     weight: f64,
 }
 
 impl Noise {
+    /// Whether this can have been learned.
+    pub(super) fn is_sound(self) -> bool {
+        self.sum.is_finite() && self.weight.is_finite() && self.sum >= 0.0 && self.weight >= 0.0
+    }
+
     /// Takes note of the square of an error.
     pub(super) fn learn(&mut self, square: f64) {
         self.sum = KEEP * self.sum + square.min(LARGEST);
