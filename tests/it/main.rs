@@ -6,4 +6,5 @@ mod gateway;
 mod layers;
 mod overload;
 mod simulator;
+mod store;
 mod support;
