@@ -26,7 +26,7 @@ mutants:
 	@tests/mutants
 
 bench:
-	cargo bench --locked --bench usage --bench limit --bench scheduler --bench gateway
+	cargo bench --locked --bench usage --bench limit --bench scheduler --bench store --bench gateway
 
 # The plots of docs/LIMITS.md, from simulated runs: the same bytes for the same seed (SIM_SEED).
 plots: .tools/plots/installed
