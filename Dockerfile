@@ -28,8 +28,8 @@ COPY LICENSE-MIT LICENSE-APACHE /out/usr/share/doc/tidegate/
 # glibc, libgcc and the CA certificates, and a user `nonroot` (65532).
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /out /
-# An empty directory of the user's own, for state that is to outlive a container: a volume mounted
-# there belongs to the user as well. Nothing is kept there yet.
+# An empty directory of the user's own, for the state that outlives a container: a volume mounted
+# there belongs to the user as well.
 COPY --from=build --chown=65532:65532 /state /var/lib
 
 # By number, so that an orchestrator can see that it is not root.
@@ -37,7 +37,12 @@ USER 65532:65532
 
 # A container's loopback is of no use to anybody else; publish the ports on the host's as needed.
 ENV TIDEGATE_SERVER_LISTEN=0.0.0.0:8080 \
-    TIDEGATE_SERVER_ADMIN=0.0.0.0:9464
+    TIDEGATE_SERVER_ADMIN=0.0.0.0:9464 \
+    TIDEGATE_STATE_DIR=/var/lib/tidegate
+
+# The quota used today and the usage history. Without a volume of a name, each new container begins
+# with an empty one.
+VOLUME /var/lib/tidegate
 
 EXPOSE 8080 9464
 
