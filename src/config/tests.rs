@@ -224,6 +224,71 @@ fn the_environment_wins_over_the_file_and_flags_over_both() {
 }
 
 #[test]
+fn state_is_kept_where_it_is_said_the_flags_first() {
+    let flags = |dir: Option<&str>, stateless| Overrides {
+        state_dir: dir.map(Into::into),
+        stateless,
+        ..Overrides::default()
+    };
+    let place = |file: &str, environment: &[(&str, &str)], flags: &Overrides| {
+        let text = format!("{DEFAULT_FILE}\n[state]\n{file}");
+        let environment = environment.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+        let config = Config::parse(&text, environment.collect::<Vec<_>>(), flags).unwrap();
+        config.state.place().map(|dir| dir.display().to_string())
+    };
+    let (file, variable) = ("dir = \"/file\"", [("TIDEGATE_STATE_DIR", "/variable")]);
+    let none = [("TIDEGATE_STATE_STATELESS", "true")];
+    for (file, environment, dir, stateless, expected) in [
+        ("", &[][..], None, false, None),
+        (file, &[], None, false, Some("/file")),
+        (file, &variable, None, false, Some("/variable")),
+        (file, &variable, Some("/flag"), false, Some("/flag")),
+        (file, &variable, None, true, None),
+        (file, &none, None, false, None),
+        (file, &none, Some("/flag"), false, Some("/flag")),
+        ("stateless = true", &[], Some("/flag"), false, Some("/flag")),
+    ] {
+        let seen = place(file, environment, &flags(dir, stateless));
+        assert_eq!(seen.as_deref(), expected, "{file} {environment:?} {dir:?} {stateless}");
+    }
+    let problems = parse(&format!(
+        "{DEFAULT_FILE}\n[state]\nsync = \"often\"\nkeep_minutes = \"1m\"\nkeep_hours = 5\n"
+    ));
+    let problems = problems.unwrap_err().to_string();
+    for part in
+        ["state.sync", "\"normal\" or \"full\"", "state.keep_minutes", "at least 1h", "3 problems"]
+    {
+        assert!(problems.contains(part), "no {part:?} in\n{problems}");
+    }
+}
+
+#[test]
+fn serve_keeps_state_in_the_users_home_unless_told_otherwise() {
+    let chosen = |state: &str, variables: &[(&str, &str)]| {
+        let mut config = parse(&format!("{DEFAULT_FILE}\n[state]\n{state}")).unwrap();
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(it, _)| *it == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        config.state.choose(variable)?;
+        Ok(config.state.place().map(|dir| dir.display().to_string()))
+    };
+    let (home, xdg) = (("HOME", "/h"), ("XDG_STATE_HOME", "/x"));
+    let some = |dir: &str| Ok(Some(dir.to_owned()));
+    for (state, variables, expected) in [
+        ("", &[home][..], some("/h/.local/state/tidegate")),
+        ("", &[home, xdg], some("/x/tidegate")),
+        ("", &[home, ("XDG_STATE_HOME", "relative")], some("/h/.local/state/tidegate")),
+        ("", &[("HOME", "")], Err(NoDirectory)),
+        ("", &[], Err(NoDirectory)),
+        ("dir = \"d\"", &[home], some("d")),
+        ("stateless = true", &[], Ok(None)),
+    ] {
+        assert_eq!(chosen(state, variables), expected, "{state} {variables:?}");
+    }
+}
+
+#[test]
 fn a_window_is_named_by_its_length_unless_it_is_named() {
     let config = parse(
         r#"

@@ -81,7 +81,8 @@ impl Process {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')?;
             rest[..end].parse().ok()
         });
-        let api = addrs.next().unwrap_or_else(|| panic!("not ready: {line:?}"));
+        assert!(line.starts_with("tidegate ready: http://127.0.0.1:"), "{line:?}");
+        let api = addrs.next().expect("the API's address");
         let admin = addrs.last().expect("the admin port's address");
         Self { child, api, admin, _config: config }
     }

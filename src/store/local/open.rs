@@ -72,7 +72,9 @@ fn create(dir: &Path, file: &Path) -> Result<(), OpenError> {
     private.write(true).create_new(true).mode(0o600).open(&new).map_err(unusable)?;
     let made = connect(&new).and_then(|mut connection| {
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        schema::migrate(&mut connection, STEPS.len())?;
+        let transaction = connection.transaction()?;
+        schema::bring_to(&transaction, STEPS.len())?;
+        transaction.commit()?;
         connection.close().map_err(|(_, problem)| problem)
     });
     made.map_err(|problem| OpenError::database(&new, problem))?;
@@ -107,12 +109,20 @@ fn ready(file: &Path, options: Options) -> Result<(Connection, Saved), OpenError
     if let Some(problem) = check(&connection).map_err(failed)? {
         return Err(damaged(problem));
     }
-    schema::migrate(&mut connection, STEPS.len()).map_err(failed)?;
     configure(&connection, options).map_err(failed)?;
-    let saved = read::saved(&connection).map_err(failed)?;
-    // From here on the process may end without a word. It is also the test that it can be written.
-    connection.execute("UPDATE mark SET clean = 0", []).map_err(failed)?;
+    let saved = take_over(&mut connection).map_err(failed)?;
     Ok((connection, saved))
+}
+
+/// Reads what is there, and marks that the process may end without a word from now on, which is also
+/// the test that it can be written. What cannot be read is left as it is.
+fn take_over(connection: &mut Connection) -> rusqlite::Result<Saved> {
+    let transaction = connection.transaction()?;
+    schema::bring_to(&transaction, STEPS.len())?;
+    let saved = read::saved(&transaction)?;
+    transaction.execute("UPDATE mark SET clean = 0", [])?;
+    transaction.commit()?;
+    Ok(saved)
 }
 
 fn configure(connection: &Connection, options: Options) -> rusqlite::Result<()> {

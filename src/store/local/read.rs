@@ -3,7 +3,7 @@
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::write::MOST_LEARNED;
+use super::write::{MOST_LEARNED, seal};
 use super::{Learned, Saved, SavedPool, Stamp};
 use crate::admission::PoolKey;
 use crate::time::Timestamp;
@@ -29,26 +29,41 @@ fn mark(row: &Row<'_>) -> rusqlite::Result<(Stamp, bool, bool)> {
 }
 
 fn pools(connection: &Connection) -> rusqlite::Result<Vec<SavedPool>> {
-    let mut events = connection.prepare("SELECT events FROM journal WHERE pool = ? ORDER BY id")?;
-    let mut pools = connection.prepare("SELECT key, model, snapshot FROM pools ORDER BY key")?;
+    let text = "SELECT events, seal FROM journal WHERE pool = ? ORDER BY id";
+    let mut events = connection.prepare(text)?;
+    let text = "SELECT snapshot, seal, key, model FROM pools ORDER BY key";
+    let mut pools = connection.prepare(text)?;
     let rows = pools.query_map([], |row| {
-        let key: [u8; 16] = row.get(0)?;
-        let batches = events.query_map([key], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        let model: String = row.get(1)?;
-        Ok(SavedPool { key: PoolKey(key), model: model.into(), snapshot: row.get(2)?, batches })
+        let key = PoolKey(row.get("key")?);
+        let batches = events.query_map([key.0], |row| sealed(row, key))?;
+        let batches = batches.collect::<Result<_, _>>()?;
+        let model: String = row.get("model")?;
+        Ok(SavedPool { key, model: model.into(), snapshot: sealed(row, key)?, batches })
     })?;
     rows.collect()
 }
 
 fn learned(connection: &Connection) -> rusqlite::Result<Vec<Learned>> {
-    let text = "SELECT pool, tenant, blob FROM
+    let text = "SELECT blob, seal, pool, tenant FROM
         (SELECT * FROM learned ORDER BY written DESC LIMIT ?) ORDER BY written";
     let mut statement = connection.prepare(text)?;
     let rows = statement.query_map([MOST_LEARNED], |row| {
-        let tenant: String = row.get(1)?;
-        Ok(Learned { pool: PoolKey(row.get(0)?), tenant: tenant.into(), blob: row.get(2)? })
+        let pool = PoolKey(row.get("pool")?);
+        let tenant: String = row.get("tenant")?;
+        Ok(Learned { pool, tenant: tenant.into(), blob: sealed(row, pool)? })
     })?;
     rows.collect()
+}
+
+/// The bytes in the first column, if the seal in the second is theirs.
+fn sealed(row: &Row<'_>, pool: PoolKey) -> rusqlite::Result<Vec<u8>> {
+    let bytes: Vec<u8> = row.get(0)?;
+    if row.get::<_, i64>(1)? == seal(pool, &bytes) {
+        return Ok(bytes);
+    }
+    let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    let problem = format!("what is kept of the pool {pool} is not what was written");
+    Err(rusqlite::Error::SqliteFailure(damaged, Some(problem)))
 }
 
 fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {

@@ -2,7 +2,7 @@
 //!
 //! A step that has been released is never changed; what it lacks is another step.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction};
 
 /// Says that a database is ours: "Tide".
 pub(super) const APPLICATION: i64 = 0x5469_6465;
@@ -11,6 +11,7 @@ pub(super) const APPLICATION: i64 = 0x5469_6465;
 /// seconds since the Unix epoch.
 pub(super) const STEPS: &[&str] = &[
     // What a restart needs. `mark` has one row: when the last commit was, and what it says of the end.
+    // A `seal` is a digest of the bytes beside it (`seal`): a disk may give back others.
     "CREATE TABLE mark (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         boot BLOB NOT NULL,
@@ -23,12 +24,14 @@ pub(super) const STEPS: &[&str] = &[
     CREATE TABLE pools (
         key BLOB PRIMARY KEY,
         model TEXT NOT NULL,
-        snapshot BLOB NOT NULL
+        snapshot BLOB NOT NULL,
+        seal INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE journal (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         pool BLOB NOT NULL,
-        events BLOB NOT NULL
+        events BLOB NOT NULL,
+        seal INTEGER NOT NULL
     ) STRICT;
     CREATE INDEX journal_pool ON journal (pool);
     CREATE TABLE learned (
@@ -36,6 +39,7 @@ pub(super) const STEPS: &[&str] = &[
         tenant TEXT NOT NULL,
         written INTEGER NOT NULL,
         blob BLOB NOT NULL,
+        seal INTEGER NOT NULL,
         PRIMARY KEY (pool, tenant)
     ) STRICT, WITHOUT ROWID;",
     // Usage by the minute, and the same sums by hour and day.
@@ -70,14 +74,12 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// Takes the steps up to `version` that have not been taken, all or none.
-pub(super) fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
-    let taken = usize::try_from(self::version(connection)?).unwrap_or(usize::MAX);
-    let transaction = connection.transaction()?;
+/// Takes the steps up to `version` that have not been taken, and says so in the database.
+pub(super) fn bring_to(transaction: &Transaction<'_>, version: usize) -> rusqlite::Result<()> {
+    let taken = usize::try_from(self::version(transaction)?).unwrap_or(usize::MAX);
     for step in STEPS.iter().take(version).skip(taken) {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", version.max(taken) as i64)?;
-    transaction.commit()
+    transaction.pragma_update(None, "user_version", version.max(taken) as i64)
 }

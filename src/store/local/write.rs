@@ -1,9 +1,11 @@
 //! Commits what waits.
 
 use rusqlite::{Connection, Transaction, params};
+use sha2::{Digest, Sha256};
 
 use super::backlog::Backlog;
 use super::{PoolBatch, Stamp};
+use crate::admission::PoolKey;
 use crate::store::history::table;
 
 /// Callers whose habits are remembered: several times as many as are learned from at once.
@@ -51,23 +53,24 @@ fn pools(transaction: &Transaction<'_>, backlog: &Backlog) -> rusqlite::Result<(
         forget.execute([key.0])?;
     }
     let mut snapshot_of = transaction.prepare(
-        "INSERT INTO pools (key, model, snapshot) VALUES (?1, ?2, ?3)
-         ON CONFLICT (key) DO UPDATE SET model = ?2, snapshot = ?3",
+        "INSERT INTO pools (key, model, snapshot, seal) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (key) DO UPDATE SET model = ?2, snapshot = ?3, seal = ?4",
     )?;
     // A pool whose first events come before its first snapshot began with nothing.
     let mut begin = transaction.prepare(
-        "INSERT INTO pools (key, model, snapshot) VALUES (?1, ?2, x'') ON CONFLICT DO NOTHING",
+        "INSERT INTO pools (key, model, snapshot, seal) VALUES (?, ?, x'', ?) ON CONFLICT DO NOTHING",
     )?;
-    let mut append = transaction.prepare("INSERT INTO journal (pool, events) VALUES (?, ?)")?;
+    let mut append =
+        transaction.prepare("INSERT INTO journal (pool, events, seal) VALUES (?, ?, ?)")?;
     for PoolBatch { key, model, snapshot, events } in backlog.pools.values() {
         if let Some(snapshot) = snapshot {
-            snapshot_of.execute(params![key.0, model, snapshot])?;
+            snapshot_of.execute(params![key.0, model, snapshot, seal(*key, snapshot)])?;
             forget_events.execute([key.0])?;
         } else {
-            begin.execute(params![key.0, model])?;
+            begin.execute(params![key.0, model, seal(*key, &[])])?;
         }
         if !events.is_empty() {
-            append.execute(params![key.0, events])?;
+            append.execute(params![key.0, events, seal(*key, events)])?;
         }
     }
     Ok(())
@@ -79,15 +82,15 @@ fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rus
     }
     let mut forget = transaction.prepare("DELETE FROM learned WHERE pool = ? AND tenant = ?")?;
     let mut keep = transaction.prepare(
-        "INSERT INTO learned (pool, tenant, written, blob) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (pool, tenant) DO UPDATE SET written = ?3, blob = ?4",
+        "INSERT INTO learned (pool, tenant, written, blob, seal) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (pool, tenant) DO UPDATE SET written = ?3, blob = ?4, seal = ?5",
     )?;
     let now = integer(mark.stamp.timeline.as_nanos());
     for ((pool, tenant), blob) in &backlog.learned {
         if blob.is_empty() {
             forget.execute(params![pool.0, tenant])?;
         } else {
-            keep.execute(params![pool.0, tenant, now, blob])?;
+            keep.execute(params![pool.0, tenant, now, blob, seal(*pool, blob)])?;
         }
     }
     // Those that have been silent for longest make room.
@@ -116,7 +119,16 @@ fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()
     Ok(())
 }
 
+/// A digest of what is kept of a pool: the database has none of its own, and would give back what
+/// the disk has made of it.
+pub(super) fn seal(pool: PoolKey, bytes: &[u8]) -> i64 {
+    let digest = Sha256::new().chain_update(pool.0).chain_update(bytes).finalize();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    i64::from_be_bytes(first)
+}
+
 /// As SQLite keeps it; what is above is 292 years from now, or was counted for ever.
-pub(in crate::store) fn integer(value: u64) -> i64 {
+fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

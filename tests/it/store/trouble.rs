@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -103,6 +104,28 @@ async fn a_full_disk_is_not_the_requests_trouble() {
     let lines = log.lines().filter(|line| line.contains("state is not written"));
     assert_eq!(lines.count(), 1, "told once: {log}");
     assert!(log.contains("state is written again"), "{log}");
+}
+
+#[tokio::test]
+async fn a_start_on_a_full_disk_is_refused() {
+    let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
+    let dir = TempDir::new().expect("a directory");
+    let process = Process::serve(&simulator.base_url(), dir.path());
+    process.complete(1).await;
+    process.signal(Signal::TERM);
+    process.end().await;
+    let before = fs::read(dir.path().join("tidegate.db")).expect("the database");
+    let config = config(&simulator.base_url(), "");
+    let mut command = Command::new("/bin/sh");
+    let full = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+    command.args(["-c", full, "sh", env!("CARGO_BIN_EXE_tidegate"), "serve", "--config"]);
+    command.args([text(config.path()), "--state-dir", text(dir.path())]).env_clear();
+    let (code, error) = refused(&mut command);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("tidegate.db") && error.contains("--stateless"), "{error}");
+    assert!(fs::read(dir.path().join("tidegate.db")).expect("it is there") == before);
+    let process = Process::serve(&simulator.base_url(), dir.path());
+    assert_eq!(process.requests().await, 1, "with room it goes on");
 }
 
 /// The end is not held up, and the next start goes on from what there is.
