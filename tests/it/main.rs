@@ -5,6 +5,7 @@ mod estimates;
 mod gateway;
 mod layers;
 mod overload;
+mod restart;
 mod simulator;
 mod store;
 mod support;
