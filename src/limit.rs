@@ -39,7 +39,7 @@ mod reading;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
-pub use self::journal::{BadJournal, Twin};
+pub use self::journal::{BadJournal, Call, Twin, UNWRITTEN};
 pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
 pub use self::pace::Spread;
 pub use self::reading::Reading;

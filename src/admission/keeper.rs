@@ -12,6 +12,9 @@ pub trait Keeper: fmt::Debug + Send + Sync {
     /// A journal is no longer empty. Called for requests: it must cost next to nothing.
     fn wake(&self);
 
+    /// So much is in a journal that it has to be kept at once.
+    fn hurry(&self);
+
     /// The ledger that a pool is to go on with, if one of that key was kept.
     fn inherit(
         &self,

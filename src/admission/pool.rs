@@ -28,7 +28,7 @@ pub use self::terms::{
 pub use self::waiting::{Asked, Repricer, Waiting};
 use crate::admission::keeper::Keeper;
 use crate::admission::scheduler::Place;
-use crate::limit::{Constraint, Ledger, Level, Twin};
+use crate::limit::{Call, Constraint, Ledger, Level, Twin};
 use crate::time::{Epoch, Timestamp};
 
 /// One upstream account and model: its quota and everyone who waits for it.
@@ -147,10 +147,14 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         let result = change(&mut state, now);
-        let fresh = state.ledger.is_journal_fresh();
+        let call = state.ledger.take_call();
         drop(state);
-        if let Some(keeper) = self.keeper.as_ref().filter(|_| fresh) {
-            keeper.wake();
+        if let Some(keeper) = &self.keeper {
+            match call {
+                Call::None => {}
+                Call::Wake => keeper.wake(),
+                Call::Hurry => keeper.hurry(),
+            }
         }
         result
     }

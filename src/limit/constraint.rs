@@ -67,6 +67,44 @@ impl Cost {
         }
     }
 
+    /// Whatever is less, unit by unit.
+    #[must_use]
+    pub(super) fn min(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.min(other.requests),
+            tokens: self.tokens.min(other.tokens),
+            uncached: self.uncached.min(other.uncached),
+        }
+    }
+
+    /// Both, unit by unit.
+    #[must_use]
+    pub(super) const fn plus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            tokens: self.tokens.saturating_add(other.tokens),
+            uncached: self.uncached.saturating_add(other.uncached),
+        }
+    }
+
+    /// Each unit changed alike.
+    #[must_use]
+    pub(super) fn map(self, change: impl Fn(u64) -> u64) -> Self {
+        Self {
+            requests: change(self.requests),
+            tokens: change(self.tokens),
+            uncached: change(self.uncached),
+        }
+    }
+
+    pub(super) const fn of_mut(&mut self, unit: Unit) -> &mut u64 {
+        match unit {
+            Unit::Requests => &mut self.requests,
+            Unit::Tokens => &mut self.tokens,
+            Unit::UncachedTokens => &mut self.uncached,
+        }
+    }
+
     /// The part of the cost that counts against a quota in `unit`.
     pub const fn of(&self, unit: Unit) -> u64 {
         match unit {

@@ -9,8 +9,11 @@
 //! - An entry stands for itself: entries can be cut apart and joined anywhere between two of them.
 //! - Writing one takes no allocation, once there is room for it.
 //! - What is held when the journal ends was sent, or may have been: it is charged.
+//! - What may be missing at its end is bounded: whoever keeps a journal is told to hurry before more
+//!   than what [`UNWRITTEN`] of quota is worth, and one request, has been let go without it.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +23,12 @@ use crate::time::Timestamp;
 /// The version of snapshots and entries. Fields may be added; whatever changes the meaning of one
 /// that exists needs another version.
 const VERSION: u32 = 1;
+
+/// The part of the quota, in time, that may be let go before the journal of it is kept.
+pub const UNWRITTEN: Duration = Duration::from_millis(200);
+
+/// The largest hold fades by one part in so many with every other.
+const FADING: u64 = 64;
 
 /// Something that was done to a ledger.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -59,16 +68,44 @@ pub(super) struct Seen(pub(super) u8, pub(super) Option<u64>, pub(super) Option<
 #[derive(Clone, Debug, Default)]
 pub(super) struct Journal {
     bytes: Vec<u8>,
-    fresh: bool,
+    /// What was let go since they were taken, and what may be before they are kept.
+    unwritten: Cost,
+    allowed: Cost,
+    call: Call,
+}
+
+/// What whoever keeps a journal has to be told.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Call {
+    /// Nothing that it has not been told.
+    #[default]
+    None,
+    /// There is something to keep.
+    Wake,
+    /// There is so much that it has to be kept now.
+    Hurry,
 }
 
 impl Journal {
     pub(super) fn write(&mut self, at: Timestamp, event: Event<&[Seen]>) {
-        self.fresh |= self.bytes.is_empty();
+        if self.bytes.is_empty() {
+            self.call = self.call.max(Call::Wake);
+        }
         let before = self.bytes.len();
         // A vector takes whatever is written to it, and everything in an entry can be written.
         if rmp_serde::encode::write(&mut self.bytes, &Entry { at, event }).is_err() {
             self.bytes.truncate(before);
+        }
+    }
+
+    /// So much is let go.
+    pub(super) fn let_go(&mut self, cost: Cost) {
+        let before = self.unwritten;
+        self.unwritten = before.plus(cost);
+        // At half of it: to keep it takes a moment.
+        let half = self.allowed.map(|units| units / 2);
+        if self.unwritten.exceeds(half) && !before.exceeds(half) {
+            self.call = Call::Hurry;
         }
     }
 }
@@ -87,20 +124,38 @@ pub enum BadJournal {
 impl Ledger {
     /// Writes down from now on what is done to it.
     pub fn keep_journal(&mut self) {
-        self.journal.get_or_insert_default();
+        let allowed = self.allowed();
+        self.journal.get_or_insert_default().allowed = allowed;
     }
 
     /// Moves what was written since the last time to the end of `into`.
     pub fn take_journal(&mut self, into: &mut Vec<u8>) {
+        let allowed = self.allowed();
         if let Some(journal) = &mut self.journal {
             // The room stays: the next entries need it.
             into.append(&mut journal.bytes);
+            journal.unwritten = Cost::default();
+            // The limits may have been learned anew.
+            journal.allowed = allowed;
         }
     }
 
-    /// Whether the journal was empty when it was written to last, and nobody has asked since.
-    pub fn is_journal_fresh(&mut self) -> bool {
-        self.journal.as_mut().is_some_and(|journal| std::mem::take(&mut journal.fresh))
+    /// What whoever keeps the journal has to be told now.
+    pub fn take_call(&mut self) -> Call {
+        self.journal.as_mut().map_or(Call::None, |journal| std::mem::take(&mut journal.call))
+    }
+
+    /// What may be let go before it is kept.
+    pub(super) fn allowed(&self) -> Cost {
+        let mut allowed = Cost::default();
+        for quota in self.constraints() {
+            let worth = u128::from(quota.limit()) * UNWRITTEN.as_nanos();
+            let worth = worth.div_ceil(quota.window().as_nanos().max(1));
+            let worth = u64::try_from(worth).unwrap_or(u64::MAX).min(quota.limit());
+            let units = allowed.of_mut(quota.unit());
+            *units = worth.max(*units);
+        }
+        allowed
     }
 }
 
@@ -111,6 +166,8 @@ pub struct Twin {
     open: HashMap<u64, Sent>,
     /// The ends that were written down before their time, in order of it.
     ending: VecDeque<(Timestamp, u64, Cost)>,
+    /// The largest hold of late.
+    largest: Cost,
     at: Timestamp,
 }
 
@@ -122,6 +179,7 @@ struct Saved<L = Ledger, O = Vec<(u64, Sent)>> {
     ledger: L,
     open: O,
     ending: VecDeque<(Timestamp, u64, Cost)>,
+    largest: Cost,
 }
 
 impl Twin {
@@ -129,7 +187,8 @@ impl Twin {
     pub fn of(ledger: &Ledger, now: Timestamp) -> Self {
         let mut ledger = ledger.clone();
         ledger.journal = None;
-        Self { ledger, open: HashMap::new(), ending: VecDeque::new(), at: now }
+        let (open, ending, largest) = Default::default();
+        Self { ledger, open, ending, largest, at: now }
     }
 
     /// Does what was done to the first ledger.
@@ -158,6 +217,7 @@ impl Twin {
         let ledger = &mut self.ledger;
         match event {
             Event::Held { id, cost } => {
+                self.largest = self.largest.map(|units| units - units / FADING).max(cost);
                 let mut sent = ledger.place(cost, at).sent();
                 sent.id = id;
                 self.open.insert(id, sent);
@@ -197,8 +257,9 @@ impl Twin {
     pub fn save(&self) -> Vec<u8> {
         let mut open: Vec<_> = self.open.iter().collect();
         open.sort_unstable_by_key(|(id, _)| **id);
-        let ending = self.ending.clone();
-        let saved = Saved { version: VERSION, at: self.at, ledger: &self.ledger, open, ending };
+        let Self { ledger, ending, largest, at, .. } = self;
+        let (ending, largest, at) = (ending.clone(), *largest, *at);
+        let saved = Saved { version: VERSION, at, ledger, open, ending, largest };
         // Everything in it can be written, and a vector takes it.
         rmp_serde::to_vec_named(&saved).unwrap_or_default()
     }
@@ -219,8 +280,8 @@ impl Twin {
             return Err(BadJournal::Version(version));
         }
         let saved: Saved = rmp_serde::from_slice(bytes).map_err(unreadable)?;
-        let Saved { ledger, open, ending, at, .. } = saved;
-        Ok(Self { ledger, open: open.into_iter().collect(), ending, at })
+        let Saved { ledger, open, ending, largest, at, .. } = saved;
+        Ok(Self { ledger, open: open.into_iter().collect(), ending, largest, at })
     }
 
     /// The instant of the last entry.
@@ -236,7 +297,7 @@ impl Twin {
         let end = end.max(self.at);
         self.end(end);
         if !complete {
-            let most = self.ledger.most(end);
+            let most = self.ledger.most(end).min(self.unwritten());
             let sent = self.ledger.place(most, end).sent();
             self.open.insert(u64::MAX, sent);
         }
@@ -250,6 +311,11 @@ impl Twin {
         self.ending.clear();
         self.at = self.at.max(end);
         self
+    }
+
+    /// The most that can have been let go after the last entry.
+    fn unwritten(&self) -> Cost {
+        self.ledger.allowed().plus(self.largest)
     }
 
     /// Whether a new ledger in its place would decide alike.

@@ -234,6 +234,9 @@ impl Ledger {
         }
         let id = self.sent;
         self.record(now, Event::Held { id, cost });
+        if let Some(journal) = &mut self.journal {
+            journal.let_go(cost);
+        }
         Hold { id, cost, at: now, placed: self.placed, full, probe }
     }
 
@@ -422,6 +425,11 @@ impl Ledger {
             // It was not to be: the next one tells.
             self.probe = Probe::Wanted;
         }
+    }
+
+    /// The constraints, in the order of their index.
+    pub(super) fn constraints(&self) -> impl Iterator<Item = &Constraint> {
+        self.windows.iter().map(Window::quota)
     }
 
     /// The constraint with this index, as counted by [`Denied`].

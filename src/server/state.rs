@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::admission::{Keeper, PoolKey};
 use crate::config::State;
-use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin};
+use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin, UNWRITTEN};
 use crate::proxy::Gateway;
 use crate::store::history::Keep;
 use crate::store::local::{
@@ -24,10 +24,6 @@ use crate::usage::OutputLearner;
 
 /// How long the end waits for the last commit: a disk that takes longer has failed.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
-
-/// What can have happened after the last commit while requests came: the store commits every tenth
-/// of a second, and may be late by as much.
-const UNWRITTEN: Duration = Duration::from_millis(200);
 
 /// Bytes of a pool's journal after which there is a new snapshot of it: some ten thousand requests,
 /// replayed within a few hundredths of a second.
@@ -152,6 +148,10 @@ impl Heirs {
 impl Keeper for Heirs {
     fn wake(&self) {
         self.waker.wake();
+    }
+
+    fn hurry(&self) {
+        self.waker.hurry();
     }
 
     fn inherit(

@@ -211,7 +211,20 @@ proptest! {
         let unwritten = Duration::from_secs(2);
         // Nobody can know what was used beyond all that was held.
         used.debts = false;
+        let mut room = twin.unwritten();
         for (after, step) in &steps[written..] {
+            // Before more is let go, the journal is kept.
+            if let Step::Hold(tokens) = step {
+                let (cost, left) = (Cost::new(1, *tokens), room);
+                if cost.exceeds(left) {
+                    continue;
+                }
+                room = Cost {
+                    requests: left.requests - 1,
+                    tokens: left.tokens - tokens,
+                    uncached: left.uncached - tokens,
+                };
+            }
             // What a refusal by the upstream teaches is lost, and it is refused again.
             let harmless =
                 matches!(step, Step::Hold(_) | Step::Charge(_) | Step::Settle(..) | Step::Later(..));

@@ -53,6 +53,13 @@ impl Waker {
         }
     }
 
+    /// There is something to keep that cannot wait for the thread's next turn.
+    pub fn hurry(&self) {
+        self.0.state.swap(RUNG, Ordering::AcqRel);
+        // Also if it waits for its next turn.
+        self.unpark();
+    }
+
     fn ring(&self) {
         if self.0.state.swap(RUNG, Ordering::AcqRel) == ASLEEP {
             self.unpark();
@@ -89,7 +96,7 @@ impl Waker {
         self.0.state.swap(AWAKE, Ordering::AcqRel) == RUNG
     }
 
-    /// Waits for the next turn; an order is reason not to.
+    /// Waits for the next turn; an order is reason not to, and so is a hurry.
     pub(super) fn pause(&self, span: Duration) {
         if self.0.orders.lock().is_empty() {
             thread::park_timeout(span);
