@@ -1,7 +1,7 @@
 //! Who used how much: requests, tokens and waits by tenant, model and minute.
 //!
 //! Requests are added up in memory, under one short lock. Where state is kept on disk, the store's
-//! thread takes the sums along with its commits ([`table`]); where it is not, those of the last hours
+//! thread takes the sums along with its commits (`table`); where it is not, those of the last hours
 //! stay in memory. Either way a [`Question`] gets the same kind of answer.
 //!
 //! # Invariants
