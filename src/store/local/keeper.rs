@@ -77,7 +77,7 @@ impl Keeper {
             // Before the bell is reset: an order rings it.
             let orders = bell.orders();
             let rung = bell.answer();
-            if rung || !self.quiet || self.wants_full || !self.backlog.is_empty() {
+            if rung || !self.quiet || !self.is_at_rest() {
                 // Somebody waits for an answer: no time for patience with a disk.
                 self.turn(rung, !orders.is_empty());
             }
@@ -90,12 +90,17 @@ impl Keeper {
                     let _ = answer.try_send(self.trouble.is_none());
                 }
             }
-            if self.quiet && self.trouble.is_none() {
+            if self.quiet && self.is_at_rest() {
                 bell.sleep();
             } else {
                 bell.pause(TURN);
             }
         }
+    }
+
+    /// Whether there is nothing that has to be done again, or on.
+    fn is_at_rest(&self) -> bool {
+        self.trouble.is_none() && !self.wants_full && self.backlog.is_empty()
     }
 
     /// Collects, and commits what there is, unless the last try has failed a moment ago.

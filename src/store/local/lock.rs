@@ -18,7 +18,7 @@ const FILE: &str = "lock";
 /// A directory that no other process has.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -43,8 +43,16 @@ impl Lock {
             Err(problem) if problem.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 Err(unusable(problem))
             }
-            _ => Ok(Self { _file: file }),
+            _ => Ok(Self { file }),
         }
+    }
+}
+
+impl Drop for Lock {
+    /// Lets go of it now: a child that is being started has a copy of the file until it runs.
+    fn drop(&mut self) {
+        // If it fails, the end of the process does it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
