@@ -189,9 +189,9 @@ impl Sums {
         self.now.take(&mut rows);
         self.now.begin(minute);
         self.recent.put(rows);
-        if !taken {
-            self.recent.forget(minute);
-        }
+        // What is taken is taken within a second; if whoever takes it has failed, it is bounded still.
+        let keep = if taken { Duration::MAX } else { Keep::MEMORY.minutes };
+        self.recent.forget(minute, keep);
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Counts, Keep, UsageRow};
+use super::{Counts, UsageRow};
 
 /// Rows in memory, of 150 bytes and two names: a hundred tenants for three hours.
 const MOST_ROWS: usize = 20_000;
@@ -26,10 +27,10 @@ impl Recent {
     }
 
     /// Forgets what is too old or too much, by whole minutes: a part of one would be a wrong sum.
-    pub(super) fn forget(&mut self, minute: u64) {
-        let keep = Keep::MEMORY.minutes.as_secs();
+    pub(super) fn forget(&mut self, minute: u64, keep: Duration) {
         while let Some(oldest) = self.rows.front().map(|row| row.at) {
-            if oldest + keep > minute * 60 && self.rows.len() <= MOST_ROWS {
+            let until = oldest.saturating_add(keep.as_secs());
+            if until > minute * 60 && self.rows.len() <= MOST_ROWS {
                 return;
             }
             let end = self.rows.iter().position(|row| row.at != oldest);

@@ -16,6 +16,23 @@ const KEEP: Keep = Keep {
 };
 const BY_TENANT: By = By { tenant: true, model: false };
 
+#[tokio::test(start_paused = true)]
+async fn what_nobody_takes_is_bounded() {
+    let history = History::new(evening(), Some(KEEP), Vec::new());
+    for minute in 0..50 {
+        for tenant in 0..500 {
+            history.add(Some(&tenant.to_string()), Some("m"), &sample(minute));
+        }
+        advance(Duration::from_secs(60)).await;
+    }
+    history.add(None, None, &sample(1));
+    let mut rows = Vec::new();
+    history.collect(&mut rows);
+    assert!((15_000..=20_001).contains(&rows.len()), "{}", rows.len());
+    history.collect(&mut rows);
+    assert!(rows.len() <= 20_001, "only once");
+}
+
 /// 2026-02-05, a quarter of an hour before midnight.
 fn evening() -> Epoch {
     Epoch::at(Timestamp::parse_rfc3339("2026-02-05T23:45:00Z").unwrap())
