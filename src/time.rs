@@ -198,6 +198,12 @@ impl Epoch {
         Timestamp(self.wall.saturating_add(nanos(self.start.elapsed())))
     }
 
+    /// The instant at which tokio's clock shows `instant`; the start for what came before it.
+    pub fn timestamp(&self, instant: Instant) -> Timestamp {
+        let passed = instant.saturating_duration_since(self.start);
+        Timestamp(self.wall.saturating_add(nanos(passed)))
+    }
+
     /// The instant on tokio's clock at which it will be `at`; a year from the start at most, so
     /// that a timer for [`Timestamp::MAX`] is a timer that does not fire.
     pub fn instant(&self, at: Timestamp) -> Instant {
@@ -345,6 +351,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(epoch.now().since(start), Duration::from_secs(3));
         assert_eq!(epoch.instant(epoch.now()), Instant::now());
+        assert_eq!(epoch.timestamp(Instant::now()), epoch.now());
         assert_eq!(start.since(epoch.now()), Duration::ZERO, "the future is zero ago");
         assert!(epoch.instant(Timestamp::MAX) > Instant::now());
     }

@@ -164,10 +164,12 @@ impl Drop for Record {
         let outcome = facts.outcome.unwrap_or(Outcome::ClientGone);
         self.metrics.in_flight.dec();
         self.metrics.count(outcome);
+        let ended = Instant::now();
         if let Some(fate) = fate(outcome) {
             let Usage { prompt, completion, cached, .. } = facts.usage.unwrap_or_default();
             let sample = Sample { fate, prompt, completion, cached, waited: facts.waited };
-            self.history.add(facts.tenant.as_deref(), facts.model.as_deref(), &sample);
+            let (tenant, model) = (facts.tenant.as_deref(), facts.model.as_deref());
+            self.history.add_at(ended, tenant, model, &sample);
         }
         if !self.log {
             return;
@@ -183,7 +185,7 @@ impl Drop for Record {
             code = facts.code.as_deref(),
             tenant = facts.tenant.as_deref(),
             model = facts.model.as_deref(),
-            duration_ms = millis(self.arrived.elapsed()),
+            duration_ms = millis(ended - self.arrived),
             wait_ms = millis(facts.waited),
             limited_by = facts.limited_by.as_deref(),
             attempts = facts.attempts,

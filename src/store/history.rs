@@ -12,6 +12,7 @@
 //! - Nothing of a request is kept but numbers, and the names that the log has as well.
 
 mod counts;
+mod hash;
 mod question;
 mod recent;
 mod series;
@@ -22,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 pub use self::counts::{Counts, Fate, Sample};
 pub use self::question::{Answer, By, Group, Question, Step};
@@ -116,11 +118,23 @@ impl History {
         let _ = self.disk.set(Disk { waker, desk });
     }
 
-    /// Adds a request that has ended.
+    /// Adds a request that ends now.
     pub fn add(&self, tenant: Option<&str>, model: Option<&str>, sample: &Sample) {
-        let minute = self.epoch.now().as_nanos() / 60_000_000_000;
+        self.add_at(Instant::now(), tenant, model, sample);
+    }
+
+    /// Adds a request that ended at `ended`, for whoever has looked at the clock already.
+    pub fn add_at(
+        &self,
+        ended: Instant,
+        tenant: Option<&str>,
+        model: Option<&str>,
+        sample: &Sample,
+    ) {
+        let minute = self.epoch.timestamp(ended).as_nanos() / 60_000_000_000;
         let mut sums = self.sums.lock();
-        if sums.now.minute() != minute {
+        // Whoever ended at the end of a minute and comes late counts in the next.
+        if sums.now.minute() < minute {
             sums.turn(minute, self.keep.is_some());
         }
         sums.now.add(tenant.unwrap_or(NONE), model.unwrap_or(NONE), sample);

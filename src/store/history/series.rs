@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::hash::Seeded;
 use super::{Counts, Sample, UsageRow};
 
 /// Stands for tenants and models that were too many. No configured key can be called so.
@@ -24,19 +25,22 @@ const MOST_PAIRS: usize = 1_000;
 /// A name longer than this is cut, in bytes: callers choose what models are called.
 const LONGEST_NAME: usize = 128;
 
+/// The models of one tenant.
+type Models = HashMap<Arc<str>, Counts, Seeded>;
+
 /// Sums since the last time they were taken, and the names known in this hour.
 #[derive(Debug)]
 pub(super) struct Series {
     minute: u64,
     /// Tenants that are always counted by name.
     known: Vec<Arc<str>>,
-    tenants: HashMap<Arc<str>, HashMap<Arc<str>, Counts>>,
+    tenants: HashMap<Arc<str>, Models, Seeded>,
     pairs: usize,
 }
 
 impl Series {
     pub(super) fn new(known: Vec<Arc<str>>) -> Self {
-        let mut series = Self { minute: 0, known, tenants: HashMap::new(), pairs: 0 };
+        let mut series = Self { minute: 0, known, tenants: HashMap::default(), pairs: 0 };
         series.forget();
         series
     }
@@ -57,7 +61,7 @@ impl Series {
     fn forget(&mut self) {
         self.tenants.clear();
         self.pairs = 0;
-        self.tenants.extend(self.known.iter().map(|name| (Arc::clone(name), HashMap::new())));
+        self.tenants.extend(self.known.iter().map(|name| (Arc::clone(name), Models::default())));
     }
 
     pub(super) fn add(&mut self, tenant: &str, model: &str, sample: &Sample) {
