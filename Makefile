@@ -1,4 +1,4 @@
-.PHONY: run test install check mutants bench plots clean
+.PHONY: run test install check mutants model bench plots clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -25,8 +25,13 @@ check: .tools/bin/cargo-deny
 mutants:
 	@tests/mutants
 
+# Explores everything that can happen between replicas and the server they share, and what would if
+# parts of the protocol were left out.
+model:
+	cargo run --release --locked --manifest-path models/Cargo.toml
+
 bench:
-	cargo bench --locked --bench usage --bench limit --bench scheduler --bench store --bench gateway
+	cargo bench --locked --bench usage --bench limit --bench scheduler --bench store --bench shared --bench gateway
 
 # The plots of docs/LIMITS.md, from simulated runs: the same bytes for the same seed (SIM_SEED).
 plots: .tools/plots/installed
@@ -40,4 +45,5 @@ plots: .tools/plots/installed
 
 clean:
 	cargo clean
+	cargo clean --manifest-path models/Cargo.toml
 	rm -rf .venv .tools tests/sdk/node/node_modules

@@ -16,6 +16,7 @@ mod model;
 mod print;
 mod read;
 mod section;
+mod shared;
 mod sizing;
 mod source;
 mod state;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 pub use self::classes::{Class, Classes};
 pub use self::model::{Models, Profile};
+pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
 pub use self::state::{Durability, NoDirectory, State};
@@ -64,6 +66,8 @@ pub struct Config {
     pub output_choices: BTreeMap<Arc<str>, OutputChoice>,
     /// Limits and costs by model.
     pub models: Models,
+    /// The server through which replicas share their quota; `None` to keep it to oneself.
+    pub shared: Option<Shared>,
 }
 
 /// The listeners and what they put up with.

@@ -10,6 +10,7 @@
 
 mod outcome;
 mod pools;
+mod shared;
 mod store;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use prometheus::{
 
 pub use self::outcome::{Outcome, Rejection, RetryReason};
 use self::pools::PoolGauges;
+pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
 use crate::admission::Pools;
 use crate::limit::Blame;

@@ -63,6 +63,10 @@ impl Server {
     ///
     /// If an address cannot be bound, the upstream's cannot be used, or the state cannot be kept.
     pub fn bind(config: Arc<Config>) -> io::Result<Self> {
+        if config.shared.is_some() {
+            let problem = "shared.url: this version cannot share a quota with other replicas yet";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
+        }
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 6] = ["server", "upstream", "admission", "retry", "log", "state"];
+const SECTIONS: [&str; 7] = ["server", "upstream", "admission", "retry", "log", "state", "shared"];
 
 /// Tokens per window, by variable.
 const BUDGETS: [(&str, &str, &str); 3] = [

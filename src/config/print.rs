@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Config, LogFormat, OutputChoice, Profile};
+use super::{Class, Config, LogFormat, OutputChoice, Profile, Shared};
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 use crate::usage::Tokenizer;
 
@@ -20,6 +20,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         keys,
         output_choices,
         models,
+        shared: shared_quota,
     } = config;
     let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
@@ -118,6 +119,9 @@ pub(super) fn to_toml(config: &Config) -> String {
         ),
     ];
     let mut root: Table = root.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    if let Some(section) = shared_quota {
+        root.insert("shared".to_owned(), shared(section));
+    }
     if !keys.is_empty() {
         let keys = keys.iter().map(|key| {
             let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -140,6 +144,23 @@ pub(super) fn to_toml(config: &Config) -> String {
         root.insert("keys".to_owned(), Value::Array(keys.collect()));
     }
     root.to_string()
+}
+
+/// A URL that came from a reference is shown as that, and so is the login within it.
+fn shared(section: &Shared) -> Value {
+    let Shared { servers, timeout, grace, namespace } = section;
+    let reference = servers.password.as_ref().map_or("", |it| it.reference());
+    let apart = reference != servers.shown();
+    let user = servers.user.as_deref().filter(|_| apart).unwrap_or_default();
+    table([
+        ("url", text(&servers.shown())),
+        ("user", text(&user)),
+        ("password", text(&if apart { reference } else { "" })),
+        ("ca_file", text(&servers.ca_file())),
+        ("timeout", span(*timeout)),
+        ("grace", span(*grace)),
+        ("namespace", text(namespace)),
+    ])
 }
 
 fn class(class: &Class) -> Value {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::classes::{self, Classes};
 use super::model::models;
 use super::section::Section;
+use super::shared::shared;
 use super::sizing::OutputChoice;
 use super::source::{Node, Problem, Table};
 use super::state;
@@ -59,6 +60,7 @@ pub(super) fn config(
     let nodes = root.list("keys").unwrap_or_default();
     let keys = keys(nodes, &classes, &mut output_choices, &found);
     let models = models(root.section("models"), &Tokenizers::new(directory));
+    let shared = shared(root.section("shared"), environment);
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
                        Authorization goes to the upstream";
@@ -78,6 +80,7 @@ pub(super) fn config(
         keys,
         output_choices,
         models,
+        shared,
     })
 }
 

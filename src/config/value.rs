@@ -31,6 +31,11 @@ impl Secret {
         &self.reference
     }
 
+    /// A part of the text that `reference` refers to.
+    pub(super) fn within(text: String, reference: &str) -> Self {
+        Self { text, reference: reference.to_owned() }
+    }
+
     /// Resolves a reference.
     pub(super) fn resolve(
         reference: &str,

@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["store"],
     &["telemetry"],
+    &["store"],
     &["proxy"],
     &["admin"],
     &["server"],

@@ -6,6 +6,7 @@ mod gateway;
 mod layers;
 mod overload;
 mod restart;
+mod shared;
 mod simulator;
 mod store;
 mod support;

@@ -1,0 +1,9 @@
+//! The log that replicas share, against real servers: what they do when everything is well, and
+//! when a server or a replica is killed, stopped, replaced, slow or forgetful.
+
+mod clock;
+mod failover;
+mod order;
+mod server;
+mod topology;
+mod twin;
