@@ -1,8 +1,11 @@
 //! The ledger: every window of one pool, charged all or nothing.
 
+mod heir;
 mod observe;
+mod terms;
 
 pub use self::observe::Blame;
+pub use self::terms::{ColdStart, Denied, Level, Spent};
 use serde::{Deserialize, Serialize};
 
 use crate::limit::history::History;
@@ -29,19 +32,6 @@ pub struct Ledger {
     heard: [History; Unit::ALL.len()],
     #[serde(skip)]
     pub(super) journal: Option<Journal>,
-}
-
-/// What a ledger assumes of quotas of which it knows nothing.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum ColdStart {
-    /// All unspent. A refusal sets it right.
-    #[default]
-    Full,
-    /// All spent: they refill from now on.
-    Empty,
-    /// Like `Empty`, but the first request may go; the head of its answer shows what is left. What
-    /// it does not show is taken to be unspent.
-    Probe,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -83,55 +73,6 @@ pub struct Sent {
     announced: bool,
 }
 
-/// What a sent request turned out to have used.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Spent {
-    /// The upstream reported it.
-    Exact(Cost),
-    /// Nobody knows: the answer was cut, or carried no usage. Charged as held.
-    Unknown,
-}
-
-/// Why nothing was held.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Denied {
-    /// The cost is above a limit: no wait helps.
-    Wall {
-        /// Index of the constraint.
-        constraint: usize,
-    },
-    /// There is not enough left for now.
-    Wait {
-        /// Index of the constraint that will have room last.
-        constraint: usize,
-        /// The first instant at which the cost fits if nothing else is spent; `None` if that
-        /// depends on something that is held being settled.
-        until: Option<Timestamp>,
-    },
-}
-
-/// The state of one constraint, for headers, metrics and people.
-#[derive(Clone, Debug)]
-pub struct Level<'a> {
-    /// The constraint.
-    pub quota: &'a Constraint,
-    /// How it is taken to refill now: not `Auto`, and `Sliding` where that has become doubtful.
-    pub mode: Mode,
-    /// Whole units that may be spent now; below zero in debt.
-    pub available: i64,
-    /// Units held by requests that are not settled.
-    pub held: u64,
-    /// When the whole limit is there again if nothing more is spent, or the calendar window ends.
-    pub resets_at: Timestamp,
-    /// Units by which the last answer showed the ledger to have been ahead of the upstream; behind
-    /// it, if negative. Zero where the two agree.
-    pub drift: i64,
-    /// Units per window that others with the same quota are taken to use.
-    pub foreign: u64,
-    /// When nothing will be left if it is used on as of late; `None` if that is not in sight.
-    pub exhausted_at: Option<Timestamp>,
-}
-
 impl Hold {
     /// What is held.
     pub const fn cost(&self) -> Cost {
@@ -160,16 +101,6 @@ impl Sent {
     /// What is held.
     pub const fn cost(&self) -> Cost {
         self.cost
-    }
-}
-
-impl Spent {
-    /// What was used of a cost that was held.
-    const fn of(self, held: Cost) -> Cost {
-        match self {
-            Self::Exact(cost) => cost,
-            Self::Unknown => held,
-        }
     }
 }
 
@@ -244,41 +175,6 @@ impl Ledger {
         if let Some(journal) = &mut self.journal {
             journal.write(at, event);
         }
-    }
-
-    /// The most that can be let go by `now`, in each unit.
-    pub(super) fn most(&mut self, now: Timestamp) -> Cost {
-        let mut most = [u64::MAX; Unit::ALL.len()];
-        for window in &mut self.windows {
-            window.advance(now);
-            let left = u64::try_from(window.available(now)).unwrap_or(0);
-            let most = &mut most[window.quota().unit().index()];
-            *most = left.min(*most);
-        }
-        // What is not limited is not counted.
-        let [requests, tokens, uncached] = most.map(|most| if most == u64::MAX { 0 } else { most });
-        Cost { requests, tokens, uncached }
-    }
-
-    /// Goes on with these constraints. What a window was used for stays used, if there is one of the
-    /// same unit and length; one that is new begins as `start` says.
-    pub(super) fn reconfigure(
-        &mut self,
-        configured: Vec<Constraint>,
-        start: ColdStart,
-        now: Timestamp,
-    ) {
-        let mut before = std::mem::take(&mut self.windows);
-        before.iter_mut().for_each(|window| window.advance(now));
-        for quota in configured {
-            let same = before.iter().position(|it| it.is_about(&quota));
-            self.windows.push(match same {
-                Some(index) => before.swap_remove(index).reconfigured(quota, now),
-                None => Window::new(quota, start != ColdStart::Full, now),
-            });
-        }
-        let unknown = start == ColdStart::Probe && self.windows.iter().all(|it| it.is_new());
-        self.probe = if unknown { Probe::Wanted } else { Probe::Done };
     }
 
     fn count(&mut self, cost: Cost, mut add: impl FnMut(&mut Self, usize, i128)) {

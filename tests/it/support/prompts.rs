@@ -1,5 +1,6 @@
-//! Prompts of five kinds, drawn from a seed: English (this project's documents), code (its
-//! sources), CJK (`tests/prompts/cjk.txt`), JSON and base64 (made up).
+//! Prompts of five kinds, drawn from a seed: English, code and CJK from `tests/prompts` (pieces of this
+//! project's documents and sources as they once were, so that what is measured does not change with
+//! every edit), JSON and base64 made up.
 
 use std::fs;
 use std::path::Path;
@@ -33,33 +34,11 @@ pub(crate) struct Prompts {
 impl Prompts {
     /// Reads the texts of the repository at `root`.
     pub(crate) fn new(root: &str, seed: u64) -> Self {
-        let mut english = Vec::new();
-        for page in [
-            "README.md",
-            "ARCHITECTURE.md",
-            "docs/CONFIG.md",
-            "docs/LIMITS.md",
-            "docs/PERFORMANCE.md",
-        ] {
-            let text = fs::read_to_string(Path::new(root).join(page)).expect("a page");
-            // Paragraphs of prose: no tables, headings or examples.
-            let prose = |text: &&str| {
-                text.len() > 120
-                    && !text.starts_with(['|', '#', '`', '\n'])
-                    && !text.contains("```")
-            };
-            english.extend(text.split("\n\n").filter(prose).map(str::to_owned));
-        }
-        let mut code = Vec::new();
-        for folder in ["src/usage", "src/admission", "src/proxy", "src/simulator"] {
-            for file in fs::read_dir(Path::new(root).join(folder)).expect("a folder") {
-                let path = file.expect("an entry").path();
-                if path.extension().is_some_and(|it| it == "rs") {
-                    let text = fs::read_to_string(path).expect("a source");
-                    code.extend(text.split("\n\n").filter(|it| it.len() > 80).map(str::to_owned));
-                }
-            }
-        }
+        let pieces = |name: &str| -> Vec<String> {
+            let text = fs::read_to_string(Path::new(root).join("tests/prompts").join(name));
+            text.expect("a file").trim_end().split("\n\n").map(str::to_owned).collect()
+        };
+        let (english, code) = (pieces("english.txt"), pieces("code.txt"));
         let cjk =
             fs::read_to_string(Path::new(root).join("tests/prompts/cjk.txt")).expect("a file");
         let cjk = cjk.lines().map(str::to_owned).collect();
