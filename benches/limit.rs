@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidegate::admission::{Pool, PoolConfig, Request, TenantLimits};
-use tidegate::limit::{ColdStart, Constraint, Cost, Ledger, Mode, Spent, Unit};
+use tidegate::limit::{ColdStart, Constraint, Cost, Ledger, Mode, Reading, Spent, Unit};
 use tidegate::time::{Epoch, Timestamp};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -81,6 +81,43 @@ fn ledger(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The same with what an answer's headers show, with and without a journal of it; that is taken ten times
+/// a second, as a store does.
+fn journal(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("journal");
+    for kept in [false, true] {
+        let (mut ledger, mut now) = worn(Mode::Bucket);
+        if kept {
+            ledger.keep_journal();
+        }
+        let (mut taken, mut count) = (Vec::new(), 0_u32);
+        let shown = |unit, window| Reading {
+            unit,
+            window,
+            limit: Some(Constraint::MAX_LIMIT),
+            remaining: Some(Constraint::MAX_LIMIT - 50_000),
+        };
+        group.bench_function(if kept { "on" } else { "off" }, |bencher| {
+            bencher.iter(|| {
+                now = now.after(GAP);
+                let mut sent = ledger.hold(black_box(HELD), now).expect("there is room").sent();
+                ledger.charged(&mut sent, now);
+                let shown = [shown(Unit::Requests, "day"), shown(Unit::Tokens, "minute")];
+                ledger.observe(&mut sent, shown, now);
+                ledger.announce(&mut sent, Spent::Exact(USED), now);
+                ledger.settle(sent, Spent::Exact(USED), now);
+                count += 1;
+                if count.is_multiple_of(10) {
+                    taken.clear();
+                    ledger.take_journal(&mut taken);
+                }
+                black_box(ledger.take_call());
+            });
+        });
+    }
+    group.finish();
+}
+
 fn pool(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
@@ -118,5 +155,5 @@ fn pool(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, ledger, pool);
+criterion_group!(benches, ledger, journal, pool);
 criterion_main!(benches);
