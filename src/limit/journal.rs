@@ -147,13 +147,14 @@ impl Ledger {
 
     /// What may be let go before it is kept.
     pub(super) fn allowed(&self) -> Cost {
-        let mut allowed = Cost::default();
+        // Of what is not limited, anything.
+        let mut allowed = Cost { requests: u64::MAX, tokens: u64::MAX, uncached: u64::MAX };
         for quota in self.constraints() {
             let worth = u128::from(quota.limit()) * UNWRITTEN.as_nanos();
             let worth = worth.div_ceil(quota.window().as_nanos().max(1));
             let worth = u64::try_from(worth).unwrap_or(u64::MAX).min(quota.limit());
             let units = allowed.of_mut(quota.unit());
-            *units = worth.max(*units);
+            *units = if *units == u64::MAX { worth } else { worth.max(*units) };
         }
         allowed
     }

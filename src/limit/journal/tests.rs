@@ -321,3 +321,25 @@ fn what_changed_in_the_configuration_counts_from_the_restart_on() {
             .is_err()
     );
 }
+
+#[test]
+fn whoever_keeps_the_journal_is_told_once_to_wake_and_once_to_hurry() {
+    let mut used = Used::new(Mode::Bucket);
+    // 200 ms of the hour's and of the minute's tokens are 50 and 200, of requests one. Nobody limits
+    // tokens that were not cached.
+    let mut calls = |costs: &[Cost]| -> Vec<Call> {
+        let calls = costs.iter().map(|cost| {
+            assert!(used.ledger.hold(*cost, used.now).is_ok());
+            used.ledger.take_call()
+        });
+        let calls = calls.collect();
+        used.journal();
+        calls
+    };
+    let tokens = |tokens| Cost { requests: 0, tokens, uncached: 9_999 };
+    for _ in 0..2 {
+        let told = calls(&[tokens(60), tokens(40), tokens(1), tokens(5_000)]);
+        assert_eq!(told, [Call::Wake, Call::None, Call::Hurry, Call::None]);
+    }
+    assert_eq!(calls(&[Cost::new(1, 0)]), [Call::Hurry], "half of one request is none");
+}
