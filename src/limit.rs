@@ -36,6 +36,7 @@ mod ledger;
 mod log;
 mod pace;
 mod reading;
+mod replica;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
@@ -43,3 +44,4 @@ pub use self::journal::{BadJournal, Call, Twin, UNWRITTEN};
 pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
 pub use self::pace::Spread;
 pub use self::reading::Reading;
+pub use self::replica::{Clock, Head, Heard, Line, Replica, Sharing, Taken, Turn};

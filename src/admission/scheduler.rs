@@ -17,6 +17,7 @@
 mod ahead;
 mod classes;
 mod deadlines;
+mod elsewhere;
 mod lanes;
 mod slots;
 mod view;
@@ -27,6 +28,7 @@ pub use self::ahead::{Ahead, Part};
 pub use self::classes::ClassRule;
 use self::classes::{Classes, Paid};
 use self::deadlines::Deadlines;
+use self::elsewhere::Elsewhere;
 pub use self::lanes::Load;
 use self::lanes::{Key, Lanes, Tag};
 use self::slots::{Slots, Waiting};
@@ -111,6 +113,8 @@ pub struct Scheduler<T> {
     loads: Vec<Load>,
     slots: Slots<T>,
     deadlines: Deadlines,
+    /// Who goes first at other replicas.
+    elsewhere: Elsewhere,
     next: u64,
 }
 
@@ -163,6 +167,7 @@ impl<T> Scheduler<T> {
             loads: vec![Load::default(); rules.len()],
             slots: Slots::new(rules.len()),
             deadlines: Deadlines::default(),
+            elsewhere: Elsewhere::default(),
             next: 0,
         }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limit::{ColdStart, Constraint, Cost, Ledger, Sent, Spent};
+use crate::limit::{Blame, ColdStart, Constraint, Cost, Ledger, Sent, Spent};
 use crate::time::Timestamp;
 
 /// The version of snapshots and entries. Fields may be added; whatever changes the meaning of one
@@ -163,24 +163,46 @@ impl Ledger {
 /// A second ledger, made of the journal of a first one.
 #[derive(Debug)]
 pub struct Twin {
-    ledger: Ledger,
-    open: HashMap<u64, Sent>,
+    pub(super) ledger: Ledger,
+    pub(super) open: HashMap<Name, Sent>,
     /// The ends that were written down before their time, in order of it.
-    ending: VecDeque<(Timestamp, u64, Cost)>,
+    ending: VecDeque<(Timestamp, Name, Cost)>,
     /// The largest hold of late.
     largest: Cost,
-    at: Timestamp,
+    pub(super) at: Timestamp,
 }
+
+/// Whose a hold is, of those who write to one journal, and the number it has there. Who writes alone
+/// is nobody: 0.
+pub(super) type Name = (u64, u64);
 
 /// A twin as it is kept.
 #[derive(Deserialize, Serialize)]
-struct Saved<L = Ledger, O = Vec<(u64, Sent)>> {
+struct Saved<L = Ledger, O = Vec<(Name, Sent)>> {
     version: u32,
     at: Timestamp,
     ledger: L,
     open: O,
-    ending: VecDeque<(Timestamp, u64, Cost)>,
+    ending: VecDeque<(Timestamp, Name, Cost)>,
     largest: Cost,
+}
+
+impl Clone for Twin {
+    fn clone(&self) -> Self {
+        let open = self.open.iter().map(|(name, sent)| (*name, sent.twin())).collect();
+        let (ledger, ending) = (self.ledger.clone(), self.ending.clone());
+        Self { ledger, open, ending, largest: self.largest, at: self.at }
+    }
+}
+
+/// What an entry says of the upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said {
+    Nothing,
+    /// So many tokens, at least and at most, are reserved there for the request.
+    Reserved(Option<(u64, u64)>),
+    /// Whose use it was that a request was refused for.
+    Blame(Blame),
 }
 
 impl Twin {
@@ -202,16 +224,18 @@ impl Twin {
             let mut reader = rmp_serde::Deserializer::new(journal);
             let entry = Entry::deserialize(&mut reader).map_err(unreadable)?;
             journal = reader.into_inner();
-            self.apply(entry);
+            self.apply(0, entry);
         }
         Ok(())
     }
 
-    fn apply(&mut self, Entry { at, event }: Entry) {
+    /// Does what `owner` did; what the upstream says of itself by that is returned.
+    pub(super) fn apply(&mut self, owner: u64, Entry { at, event }: Entry) -> Said {
         if let Event::Settled { id, used } = event {
             // One that is due now comes after those that are written down for now.
             let place = self.ending.partition_point(|(due, ..)| *due <= at);
-            return self.ending.insert(place, (at, id, used));
+            self.ending.insert(place, (at, (owner, id), used));
+            return Said::Nothing;
         }
         self.end(at);
         self.at = self.at.max(at);
@@ -221,30 +245,31 @@ impl Twin {
                 self.largest = self.largest.map(|units| units - units / FADING).max(cost);
                 let mut sent = ledger.place(cost, at).sent();
                 sent.id = id;
-                self.open.insert(id, sent);
+                self.open.insert((owner, id), sent);
             }
             Event::Charged { id } => {
-                if let Some(sent) = self.open.get_mut(&id) {
+                if let Some(sent) = self.open.get_mut(&(owner, id)) {
                     ledger.charged(sent, at);
                 }
             }
             Event::Observed { id, seen } => {
-                if let Some(sent) = self.open.get_mut(&id) {
-                    ledger.observe_all(sent, &seen, at);
+                if let Some(sent) = self.open.get_mut(&(owner, id)) {
+                    return Said::Reserved(ledger.observe_all(sent, &seen, at));
                 }
             }
             Event::Refused { id, index } => {
-                if let Some(sent) = self.open.get(&id) {
-                    ledger.refused_by(sent, index, at);
+                if let Some(sent) = self.open.get(&(owner, id)) {
+                    return Said::Blame(ledger.refused_by(sent, index, at));
                 }
             }
             Event::Settled { .. } => {}
             Event::Drained { index, ask_at } => ledger.drained_until(index, ask_at, at),
         }
+        Said::Nothing
     }
 
     /// Ends what has ended by `now`.
-    fn end(&mut self, now: Timestamp) {
+    pub(super) fn end(&mut self, now: Timestamp) {
         while self.ending.front().is_some_and(|(due, ..)| *due <= now) {
             let Some((due, id, used)) = self.ending.pop_front() else { return };
             self.at = self.at.max(due);
@@ -252,6 +277,11 @@ impl Twin {
                 self.ledger.settle(sent, Spent::Exact(used), due);
             }
         }
+    }
+
+    /// Whether a hold's end is known, and only not due yet.
+    pub(super) fn is_ending(&self, name: Name) -> bool {
+        self.ending.iter().any(|(_, other, _)| *other == name)
     }
 
     /// The twin as bytes.
@@ -300,7 +330,7 @@ impl Twin {
         if !complete {
             let most = self.ledger.most(end).min(self.unwritten());
             let sent = self.ledger.place(most, end).sent();
-            self.open.insert(u64::MAX, sent);
+            self.open.insert((0, u64::MAX), sent);
         }
         self.end(now);
         let mut open: Vec<_> = self.open.drain().map(|(_, sent)| sent).collect();

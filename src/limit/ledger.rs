@@ -102,6 +102,11 @@ impl Sent {
     pub const fn cost(&self) -> Cost {
         self.cost
     }
+
+    /// The same hold in a copy of its ledger.
+    pub(super) const fn twin(&self) -> Self {
+        Self { ..*self }
+    }
 }
 
 impl Ledger {

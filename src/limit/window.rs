@@ -138,14 +138,14 @@ impl Window {
         self.quota.unit() == quota.unit() && self.quota.window() == quota.window()
     }
 
-    /// The same window, configured in another way or not. Nothing may be held.
+    /// The same window, configured in another way or not. If it is, what is held has to be held anew.
     pub(super) fn reconfigured(self, quota: Constraint, now: Timestamp) -> Self {
         let mut asked = self.quota.clone();
         asked.relimit(self.configured);
         if asked == quota {
             return self;
         }
-        let used = (self.limit() - self.available(now)).max(0);
+        let used = (self.limit() - self.available(now) - self.held).max(0);
         let mut window = Self::new(quota, false, now);
         window.spend(used);
         window.bucket.add(&window.quota, -used, 0);

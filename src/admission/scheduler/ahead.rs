@@ -1,7 +1,8 @@
 //! What stands before a request that comes now: what a forecast needs to know of the order.
 
-use super::lanes::Lane;
+use super::lanes::{Lane, Lanes};
 use super::{Entry, Load, Scheduler};
+use crate::limit::Line;
 
 /// Requests of its own tenant that are looked at one by one, where some have later deadlines. Beyond
 /// that the forecast is too early, and nobody is turned away for that.
@@ -80,6 +81,12 @@ impl<T> Scheduler<T> {
             let rest = self.loads[class].fair.saturating_sub(mine).saturating_sub(seen.fair);
             let share = u128::from(taken.fair) * u128::from(rest) / u128::from(seen.fair);
             taken.add(&seen, u64::try_from(share).unwrap_or(u64::MAX));
+        }
+        for head in self.elsewhere.of_class(class).filter(|head| head.turn.tag <= turn) {
+            let Line { queued, fair, safe, .. } = head.line;
+            let queued = usize::try_from(queued).unwrap_or(usize::MAX);
+            let load = Load { queued, bytes: 0, fair, safe };
+            taken.add(&load, Lanes::until_elsewhere(head, turn));
         }
         own.requests += taken.requests;
         own.fair += taken.fair;

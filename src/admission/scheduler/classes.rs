@@ -38,6 +38,8 @@ struct Account {
     /// Thousandths of tokens that the class is behind its guarantee; below zero if it is ahead.
     due: i128,
     waiting: usize,
+    /// Replicas at which somebody of the class goes first.
+    elsewhere: usize,
     paced: bool,
     /// Whether it is passed over: its requests would have to wait for longer than others need to.
     held_back: bool,
@@ -56,6 +58,7 @@ impl Classes {
             share: rule.share.into(),
             due: 0,
             waiting: 0,
+            elsewhere: 0,
             paced: rule.paced,
             held_back: false,
         };
@@ -74,6 +77,18 @@ impl Classes {
         account.forget();
     }
 
+    /// Somebody of the class goes first at another replica.
+    pub(super) fn joined_elsewhere(&mut self, class: usize) {
+        self.all[class].elsewhere += 1;
+    }
+
+    /// Not any more.
+    pub(super) fn left_elsewhere(&mut self, class: usize) {
+        let account = &mut self.all[class];
+        account.elsewhere -= 1;
+        account.forget();
+    }
+
     pub(super) fn is_paced(&self, class: usize) -> bool {
         self.all[class].paced
     }
@@ -87,16 +102,25 @@ impl Classes {
         self.all.iter_mut().for_each(|account| account.held_back = false);
     }
 
-    /// Whose turn it is.
+    /// Whose turn it is, of those who wait here.
     pub(super) fn next(&self) -> Option<usize> {
+        self.first_of(|| self.waiting_by_rank())
+    }
+
+    /// Whose turn it is, wherever they wait.
+    pub(super) fn next_anywhere(&self) -> Option<usize> {
+        self.first_of(|| self.all_by_rank())
+    }
+
+    fn first_of<I: Iterator<Item = usize>>(&self, waiting: impl Fn() -> I) -> Option<usize> {
         let mut behind: Option<usize> = None;
-        for class in self.waiting_by_rank() {
+        for class in waiting() {
             let due = self.all[class].due;
             if due > 0 && behind.is_none_or(|other| due > self.all[other].due) {
                 behind = Some(class);
             }
         }
-        behind.or_else(|| self.waiting_by_rank().next())
+        behind.or_else(|| waiting().next())
     }
 
     pub(super) fn is_behind(&self, class: usize) -> bool {
@@ -105,13 +129,18 @@ impl Classes {
 
     /// The classes in which someone waits and that are not passed over, best rank first.
     pub(super) fn waiting_by_rank(&self) -> impl Iterator<Item = usize> {
+        self.all_by_rank().filter(|class| self.all[*class].waiting > 0)
+    }
+
+    /// The same, of those who wait elsewhere as well.
+    fn all_by_rank(&self) -> impl Iterator<Item = usize> {
         self.by_rank.iter().copied().filter(|class| self.all[*class].is_waiting())
     }
 
     /// A request of `class` goes; to be told before it has [`Self::left`]. `owes`: by its rank alone it
     /// would not have gone yet.
     pub(super) fn dispatched(&mut self, class: usize, tokens: u64, owes: bool) -> Paid {
-        let by_rank = !owes && self.waiting_by_rank().next().is_none_or(|first| first == class);
+        let by_rank = !owes && self.all_by_rank().next().is_none_or(|first| first == class);
         self.accrue(tokens.into());
         let account = &mut self.all[class];
         let whole = WHOLE * i128::from(tokens);
@@ -144,11 +173,11 @@ impl Classes {
 
 impl Account {
     const fn is_waiting(&self) -> bool {
-        self.waiting > 0 && !self.held_back
+        self.waiting + self.elsewhere > 0 && !self.held_back
     }
 
     fn forget(&mut self) {
-        if self.waiting == 0 {
+        if self.waiting + self.elsewhere == 0 {
             self.due = self.due.min(0);
         }
     }

@@ -19,6 +19,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU32;
 
 use super::Entry;
+use crate::limit::{Head, Turn};
 use crate::time::Timestamp;
 
 /// The tenant's charge in units: tokens times this, over the weight. With weights up to a million a
@@ -192,6 +193,55 @@ impl Lanes {
         index
     }
 
+    /// Charges a tenant for a request that goes at another replica, whose tag there was `tag`; returns
+    /// its lane.
+    pub(super) fn pass_elsewhere(&mut self, turn: &Turn) -> usize {
+        let index = self.lane(turn.tenant, turn.weight);
+        let lane = &mut self.lanes[index];
+        if lane.requests.is_empty() {
+            self.ahead.remove(&(lane.tag, index));
+            lane.tag = lane.tag.max(turn.tag);
+        }
+        lane.in_flight += 1;
+        let least = self.order.first().map_or(turn.tag, |(tag, ..)| turn.tag.min(*tag));
+        self.retag(index, charge(turn.fair, turn.weight));
+        self.advance(least);
+        index
+    }
+
+    /// Moves everybody so that the virtual time is `to`: others count from elsewhere.
+    pub(super) fn count_from(&mut self, to: Tag) {
+        let by = to - self.now;
+        self.now = to;
+        self.lanes.iter_mut().for_each(|lane| lane.tag += by);
+        let moved = self.order.iter().map(|(tag, since, index)| (tag + by, *since, *index));
+        self.order = moved.collect();
+        self.ahead = self.ahead.iter().map(|(tag, index)| (tag + by, *index)).collect();
+    }
+
+    /// The tag of a request that a tenant sends now without having to wait.
+    pub(super) fn tag_now(&self, tenant: u64) -> Tag {
+        match self.of(tenant) {
+            Some(lane) if !lane.requests.is_empty() => lane.tag,
+            Some(lane) => lane.tag.max(self.now),
+            None => self.now,
+        }
+    }
+
+    /// Lanes in which somebody waits.
+    pub(super) fn waiting(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Tokens that so many tenants at another replica are sent until their tags are above `turn`.
+    pub(super) fn until_elsewhere(head: &Head, turn: Tag) -> u64 {
+        let Head { turn: Turn { tag, weight, .. }, line, .. } = head;
+        let tokens = (turn - tag).max(0) * i128::from(weight.get()) / SCALE;
+        let all = tokens.saturating_mul(i128::from(line.tenants.max(1)));
+        let one = line.fair / line.queued.max(1);
+        u64::try_from(all).unwrap_or(u64::MAX).saturating_add(one).min(line.fair)
+    }
+
     /// Corrects a charge of `fair` to what was `used`, or takes it back; returns the tag.
     pub(super) fn settle(
         &mut self,
@@ -218,12 +268,7 @@ impl Lanes {
 
     /// The tag that a tenant will have once it has been sent what it has waiting.
     pub(super) fn turn_after(&self, tenant: u64, fair: u64, weight: NonZeroU32) -> Tag {
-        let start = match self.of(tenant) {
-            Some(lane) if !lane.requests.is_empty() => lane.tag,
-            Some(lane) => lane.tag.max(self.now),
-            None => self.now,
-        };
-        start + i128::from(fair) * SCALE / i128::from(weight.get())
+        self.tag_now(tenant) + i128::from(fair) * SCALE / i128::from(weight.get())
     }
 
     /// The lane of a tenant, if it has one.

@@ -188,7 +188,7 @@ proptest! {
         let later = used.later.iter().map(|(_, sent, _)| sent.id);
         let mut ids: Vec<u64> = used.open.iter().map(|sent| sent.id).chain(later).collect();
         ids.sort_unstable();
-        let mut open: Vec<u64> = twin.open.keys().copied().collect();
+        let mut open: Vec<u64> = twin.open.keys().map(|(_, id)| *id).collect();
         open.sort_unstable();
         prop_assert_eq!(open, ids);
     }

@@ -1,7 +1,7 @@
 //! What a ledger needs to go on where another one ended.
 
-use super::{ColdStart, Ledger, Probe};
-use crate::limit::window::Window;
+use super::{ColdStart, Ledger, Probe, Sent};
+use crate::limit::window::{Counted, Window};
 use crate::limit::{Constraint, Cost, Unit};
 use crate::time::Timestamp;
 
@@ -39,5 +39,22 @@ impl Ledger {
         }
         let unknown = start == ColdStart::Probe && self.windows.iter().all(|it| it.is_new());
         self.probe = if unknown { Probe::Wanted } else { Probe::Done };
+    }
+
+    /// Has the windows that were made anew, when the ledger was reconfigured, hold what is held in the
+    /// others.
+    pub(in crate::limit) fn carry_over(&mut self, open: Vec<&mut Sent>, now: Timestamp) {
+        let mut anew: Vec<_> = self.windows.iter_mut().filter(|it| it.held() == 0).collect();
+        for sent in open {
+            for window in &mut anew {
+                let units = sent.cost.of(window.quota().unit());
+                window.hold(units, now);
+                if sent.charged_at.is_some() {
+                    window.charged(units, now);
+                }
+            }
+            // Those were about windows that may have other numbers now.
+            (sent.full, sent.counted) = (0, Counted { bucket: 0, log: 0 });
+        }
     }
 }

@@ -50,6 +50,20 @@ impl Ledger {
         readings: impl IntoIterator<Item = Reading<'a>>,
         now: Timestamp,
     ) -> Option<(u64, u64)> {
+        let (list, count) = self.seen(readings);
+        let list = list.get(..count).unwrap_or_default();
+        if list.is_empty() {
+            return None;
+        }
+        self.record(now, Event::Observed { id: sent.id, seen: list });
+        self.observe_all(sent, list, now)
+    }
+
+    /// The readings that are about a constraint, and how many there are.
+    pub(in crate::limit) fn seen<'a>(
+        &self,
+        readings: impl IntoIterator<Item = Reading<'a>>,
+    ) -> ([Seen; MOST_SEEN], usize) {
         let (mut list, mut count) = ([Seen::default(); MOST_SEEN], 0);
         let mut known = readings.into_iter().filter_map(|reading| {
             let Reading { unit, window, limit, remaining } = reading;
@@ -59,13 +73,7 @@ impl Ledger {
             *place = Seen(u8::try_from(index).unwrap_or(u8::MAX), limit, remaining);
             count += 1;
         }
-        drop(known);
-        let list = list.get(..count).unwrap_or_default();
-        if list.is_empty() {
-            return None;
-        }
-        self.record(now, Event::Observed { id: sent.id, seen: list });
-        self.observe_all(sent, list, now)
+        (list, count)
     }
 
     /// [`Self::observe`], of constraints by their index.
@@ -100,7 +108,7 @@ impl Ledger {
         reserved
     }
 
-    fn index_of(&self, unit: Unit, name: &str) -> Option<usize> {
+    pub(in crate::limit) fn index_of(&self, unit: Unit, name: &str) -> Option<usize> {
         self.windows.iter().position(|it| it.quota().unit() == unit && it.quota().name() == name)
     }
 

@@ -1,10 +1,12 @@
 //! What is said of a ledger: how it begins, what is denied, what was spent, what is left.
 
+use serde::{Deserialize, Serialize};
+
 use crate::limit::{Constraint, Cost, Mode};
 use crate::time::Timestamp;
 
 /// What a ledger assumes of quotas of which it knows nothing.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub enum ColdStart {
     /// All unspent. A refusal sets it right.
     #[default]

@@ -1,0 +1,210 @@
+//! The order of turns where several replicas share a quota.
+//!
+//! Every replica orders its own requests. What makes one order of it is that all charge every tenant
+//! and class for whatever goes anywhere, so that tags mean the same everywhere; and that each knows
+//! who goes first at the others, and lets go before its own who comes before them.
+
+use super::{Charge, Departure, Entry, Scheduler, Ticket};
+use crate::limit::{Head, Line, Turn};
+
+/// Who goes first at other replicas.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere(Vec<(u64, Head)>);
+
+impl Elsewhere {
+    pub(super) fn of_class(&self, class: usize) -> impl Iterator<Item = &Head> {
+        self.0.iter().map(|(_, head)| head).filter(move |head| head.turn.class == class)
+    }
+}
+
+impl<T> Scheduler<T> {
+    /// At another replica this one goes first now, or nobody waits there any more.
+    pub fn waits_elsewhere(&mut self, replica: u64, head: Option<Head>) {
+        if let Some(index) = self.elsewhere.0.iter().position(|(other, _)| *other == replica) {
+            let (_, before) = self.elsewhere.0.swap_remove(index);
+            self.classes.left_elsewhere(before.turn.class);
+        }
+        if let Some(mut head) = head {
+            head.turn.class = head.turn.class.min(self.lanes.len() - 1);
+            self.classes.joined_elsewhere(head.turn.class);
+            self.elsewhere.0.push((replica, head));
+        }
+    }
+
+    /// The replica at which somebody waits who comes before everybody here, and who that is.
+    pub fn first_elsewhere(&self) -> Option<(u64, Head)> {
+        let class = self.classes.next_anywhere()?;
+        let here = self.lanes[class].in_order().next();
+        let all = self.elsewhere.0.iter().filter(|(_, head)| head.turn.class == class);
+        let (replica, head) = all.min_by_key(|(_, head)| head.turn.tag)?;
+        let before = here.is_none_or(|lane| !lane.comes_by(head.turn.tag));
+        before.then_some((*replica, *head))
+    }
+
+    /// Whether anybody waits at another replica.
+    pub const fn is_waited_elsewhere(&self) -> bool {
+        !self.elsewhere.0.is_empty()
+    }
+
+    /// A request goes at another replica: its tenant and its class are charged for it.
+    pub fn pass_elsewhere(&mut self, turn: &Turn) -> Charge {
+        let class = turn.class.min(self.lanes.len() - 1);
+        let lane = self.lanes[class].pass_elsewhere(turn);
+        let paid = self.classes.dispatched(class, turn.fair, false);
+        Charge { class, lane, weight: turn.weight, fair: turn.fair, paid }
+    }
+
+    /// Goes on with the tags of others, who have come to these in each class.
+    pub fn count_from(&mut self, turns: &[i128]) {
+        for (index, lanes) in self.lanes.iter_mut().enumerate() {
+            lanes.count_from(turns.get(index).copied().unwrap_or(0));
+        }
+    }
+
+    /// Whose turn a request takes.
+    pub fn turn_of(&self, ticket: Ticket) -> Option<Turn> {
+        self.get(ticket).map(|entry| self.turn(entry))
+    }
+
+    /// Whose turn a request takes that goes without having to wait.
+    pub fn turn(&self, entry: &Entry) -> Turn {
+        let class = entry.class.min(self.lanes.len() - 1);
+        let Entry { tenant, weight, fair, .. } = *entry;
+        Turn { class, tenant, weight, fair, tag: self.lanes[class].tag_now(tenant) }
+    }
+
+    /// Who goes first here, for the others to know.
+    pub fn head_for_others(&self) -> Option<Head> {
+        let (_, entry) = self.head()?;
+        let (turn, load) = (self.turn(entry), self.loads[entry.class]);
+        let line = Line {
+            queued: load.queued as u64,
+            fair: load.fair,
+            safe: load.safe,
+            tenants: self.lanes[entry.class].waiting() as u64,
+        };
+        Some(Head { turn, cost: entry.cost, line })
+    }
+
+    /// Takes a departure back: the request waits on, where it was.
+    pub fn put_back(&mut self, departure: Departure<T>) -> Ticket {
+        let Departure { entry, item, place, charge } = departure;
+        let place = self.release(charge, place);
+        self.insert(place, entry, item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::limit::Cost;
+    use crate::time::Timestamp;
+
+    fn entry(tenant: u64, class: usize) -> Entry {
+        let (cost, at) = (Cost::new(1, 10), Timestamp::from_nanos(0));
+        Entry { tenant, class, ..Entry::new(cost, at, Timestamp::from_nanos(100)) }
+    }
+
+    /// Three replicas that hear of one another at once serve tenants as one would: whoever's tag is
+    /// least goes, wherever it waits.
+    #[test]
+    fn replicas_take_turns_by_tenant_and_not_by_replica() {
+        // Tenants 1 to 8 wait at the first replica, one at each of the others.
+        let tenants: [&[u64]; 3] = [&[1, 2, 3, 4, 5, 6, 7, 8], &[9], &[10]];
+        let mut replicas: Vec<Scheduler<u64>> = (0..3).map(|_| Scheduler::default()).collect();
+        for (replica, tenants) in replicas.iter_mut().zip(tenants) {
+            for tenant in tenants.iter().flat_map(|tenant| [*tenant; 100]) {
+                let place = replica.place();
+                replica.insert(place, entry(tenant, 0), tenant);
+            }
+        }
+        let mut served = [0_u32; 11];
+        for _ in 0..500 {
+            let heads: Vec<_> = replicas.iter().map(Scheduler::head_for_others).collect();
+            for (own, replica) in replicas.iter_mut().enumerate() {
+                for (other, head) in heads.iter().enumerate().filter(|(other, _)| *other != own) {
+                    replica.waits_elsewhere(other as u64, *head);
+                }
+            }
+            let who = replicas.iter().position(|it| it.first_elsewhere().is_none());
+            let who = who.expect("somebody is first");
+            let (ticket, _) = replicas[who].head().expect("somebody waits");
+            let turn = replicas[who].turn_of(ticket).expect("waiting");
+            let gone = replicas[who].dispatch(ticket).expect("waiting");
+            served[usize::try_from(gone.item).expect("small")] += 1;
+            replicas[who].settle(gone.charge, 10);
+            for (other, replica) in replicas.iter_mut().enumerate().filter(|(it, _)| *it != who) {
+                assert_ne!(other, who);
+                let charge = replica.pass_elsewhere(&turn);
+                replica.settle(charge, 10);
+            }
+        }
+        assert_eq!(served[1..], [50; 10]);
+    }
+
+    #[test]
+    fn one_that_comes_later_begins_where_the_others_are() {
+        let (mut old, mut new): (Scheduler<()>, Scheduler<()>) = Default::default();
+        let mut turns = vec![0];
+        for _ in 0..1_000 {
+            let turn = old.turn(&entry(1, 0));
+            let place = old.place();
+            let (_, charge) = old.pass(place, &entry(1, 0));
+            old.settle(charge, 10);
+            turns = vec![turn.tag];
+        }
+        let place = new.place();
+        new.insert(place, entry(2, 0), ());
+        new.count_from(&turns);
+        let place = old.place();
+        old.insert(place, entry(1, 0), ());
+        let (old, new) = (old.head_for_others(), new.head_for_others());
+        let apart = old.expect("waits").turn.tag - new.expect("waits").turn.tag;
+        // One request: what the first has just had.
+        assert!(apart <= 10 << 20, "{apart}");
+    }
+
+    #[test]
+    fn what_was_not_granted_waits_on_where_it_was() {
+        let mut scheduler: Scheduler<u64> = Scheduler::default();
+        for tenant in [1, 2, 1, 2] {
+            let place = scheduler.place();
+            scheduler.insert(place, entry(tenant, 0), tenant);
+        }
+        let first = scheduler.head_for_others().expect("somebody waits");
+        let (ticket, _) = scheduler.head().expect("somebody waits");
+        let departure = scheduler.dispatch(ticket).expect("waiting");
+        assert_ne!(scheduler.head_for_others(), Some(first));
+        scheduler.put_back(departure);
+        assert_eq!(scheduler.head_for_others(), Some(first));
+    }
+
+    #[test]
+    fn a_better_class_elsewhere_goes_first_and_one_of_lower_rank_does_not() {
+        let rule = |rank| super::super::ClassRule { rank, share: 0, paced: false };
+        let mut scheduler: Scheduler<()> = Scheduler::new(&[rule(0), rule(1)]);
+        let place = scheduler.place();
+        scheduler.insert(place, entry(1, 1), ());
+        let turn = |class| Turn {
+            class,
+            tenant: 9,
+            weight: NonZeroU32::MIN,
+            fair: 1,
+            tag: if class == 0 { 1 << 40 } else { 0 },
+        };
+        let head = |class| {
+            Some(Head { turn: turn(class), cost: Cost::new(1, 1), line: Line::default() })
+        };
+        scheduler.waits_elsewhere(7, head(0));
+        assert_eq!(scheduler.first_elsewhere().map(|(replica, _)| replica), Some(7));
+        assert!(scheduler.head().is_some(), "who waits here is still found");
+        scheduler.waits_elsewhere(7, None);
+        assert_eq!(scheduler.first_elsewhere(), None);
+        let place = scheduler.place();
+        scheduler.insert(place, entry(2, 0), ());
+        scheduler.waits_elsewhere(7, head(1));
+        assert_eq!(scheduler.first_elsewhere(), None);
+    }
+}
