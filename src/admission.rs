@@ -19,11 +19,13 @@ pub mod kept;
 pub mod pool;
 pub mod pools;
 pub mod scheduler;
+mod sharer;
 
 pub use self::keeper::Keeper;
 pub use self::pool::{
-    Admitted, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer, Request,
-    TenantLimits, TenantQueue, Waiting,
+    Admitted, Answered, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer, Request,
+    TenantLimits, TenantQueue, Waiting, Written,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
 pub use self::scheduler::ClassRule;
+pub use self::sharer::Sharer;

@@ -97,6 +97,8 @@ pub struct Metrics {
     pub body_bytes: IntGauge,
     /// The state on disk.
     pub store: Arc<StoreMetrics>,
+    /// The quota that replicas share.
+    pub shared: SharedMetrics,
 }
 
 impl Metrics {
@@ -234,6 +236,7 @@ impl Metrics {
             body_bytes: new
                 .gauge("tidegate_body_bytes", "Bytes of request bodies kept in memory.")?,
             store: Arc::new(StoreMetrics::register(&new)?),
+            shared: SharedMetrics::register(&registry)?,
             registry,
         })
     }

@@ -49,7 +49,7 @@ use self::record::Record;
 pub use self::routes::app;
 pub use self::stack::App;
 use self::upstream::{Outgoing, Upstream};
-use crate::admission::{Keeper, PoolKey, Pools};
+use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
 use crate::identity::{Access, Caller};
 use crate::metrics::{Metrics, Outcome};
@@ -115,6 +115,13 @@ impl Gateway {
             config,
             metrics,
         })
+    }
+
+    /// The same, with the quotas of its pools shared with other replicas.
+    #[must_use]
+    pub fn shared_by(mut self, sharer: Arc<dyn Sharer>) -> Self {
+        self.pools = self.pools.shared_by(sharer);
+        self
     }
 
     /// The same, with what is done to its pools kept, and going on with what was learned before.

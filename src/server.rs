@@ -6,6 +6,7 @@
 //! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
 
 mod connection;
+mod shared;
 mod state;
 
 use std::io;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::{App, Http, serve};
+use self::shared::Replicas;
 use crate::admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -42,6 +44,8 @@ pub struct Server {
     tasks: TaskTracker,
     /// What keeps the state, if it is kept.
     store: Option<Running>,
+    /// What goes between the pools and other replicas, if they share their quota.
+    shared: Option<Arc<Replicas>>,
 }
 
 /// The pause after a failed accept.
@@ -63,10 +67,6 @@ impl Server {
     ///
     /// If an address cannot be bound, the upstream's cannot be used, or the state cannot be kept.
     pub fn bind(config: Arc<Config>) -> io::Result<Self> {
-        if config.shared.is_some() {
-            let problem = "shared.url: this version cannot share a quota with other replicas yet";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, problem));
-        }
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
@@ -74,7 +74,13 @@ impl Server {
         let admin = listen(config.server.admin)?;
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
-        let gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
+        let shared = config.shared.clone();
+        let shared =
+            shared.map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks)));
+        let mut gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
+        if let Some(replicas) = &shared {
+            gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));
+        }
         let (gateway, store) = match kept {
             None => (Arc::new(gateway), None),
             Some(kept) => {
@@ -82,7 +88,7 @@ impl Server {
                 (gateway, Some(store))
             }
         };
-        Ok(Self { gateway, api, admin, tasks, store })
+        Ok(Self { gateway, api, admin, tasks, store, shared })
     }
 
     /// The address of the API.
@@ -110,7 +116,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, api, admin, tasks, store } = self;
+        let Self { gateway, api, admin, tasks, store, shared } = self;
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
@@ -138,6 +144,9 @@ impl Server {
         operators.tasks.close();
         operators.tasks.wait().await;
         // When no request is left: what they spent is whole now.
+        if let Some(replicas) = shared {
+            replicas.close().await;
+        }
         if let Some(store) = store {
             state::stop(store).await;
         }

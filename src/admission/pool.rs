@@ -5,8 +5,10 @@
 //! given to the next in line.
 
 mod admitted;
+mod book;
 mod grant;
 mod outlook;
+mod shared;
 mod state;
 mod terms;
 mod turn;
@@ -20,7 +22,9 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 pub use self::admitted::Admitted;
+use self::book::Book;
 use self::grant::Grant;
+pub use self::shared::{Answered, Written};
 use self::state::{Answer, Decision, State};
 pub use self::terms::{
     Bound, PoolConfig, Queue, Refused, Rejection, Request, Snapshot, TenantLimits, TenantQueue,
@@ -28,7 +32,7 @@ pub use self::terms::{
 pub use self::waiting::{Asked, Repricer, Waiting};
 use crate::admission::keeper::Keeper;
 use crate::admission::scheduler::Place;
-use crate::limit::{Call, Constraint, Ledger, Level, Twin};
+use crate::limit::{Call, Constraint, Ledger, Level, Replica, Sharing, Twin};
 use crate::time::{Epoch, Timestamp};
 
 /// One upstream account and model: its quota and everyone who waits for it.
@@ -36,6 +40,8 @@ use crate::time::{Epoch, Timestamp};
 pub struct Pool {
     epoch: Epoch,
     wake: Arc<Notify>,
+    /// Tells whoever goes between the pool and other replicas that there is something to ask or tell.
+    work: Arc<Notify>,
     keeper: Option<Arc<dyn Keeper>>,
     state: Mutex<State>,
 }
@@ -55,13 +61,35 @@ impl Pool {
         epoch: Epoch,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
-        let wake = Arc::new(Notify::new());
         let twin = keeper.as_ref().map(|_| {
             ledger.keep_journal();
             Twin::of(&ledger, epoch.now())
         });
-        let state = Mutex::new(State::new(config, ledger, twin, epoch.now()));
-        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), keeper, state });
+        Self::begin(config, Book::Own(ledger), (keeper, twin), epoch, tasks)
+    }
+
+    /// A pool that shares its quota with other replicas.
+    pub(super) fn together(
+        config: PoolConfig,
+        sharing: Sharing,
+        epoch: Epoch,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
+        let (quotas, start) = (config.constraints.clone(), config.cold_start);
+        let replica = Replica::new(sharing, quotas, start, epoch.now());
+        Self::begin(config, Book::Shared(Box::new(replica)), (None, None), epoch, tasks)
+    }
+
+    fn begin(
+        config: PoolConfig,
+        book: Book,
+        (keeper, twin): (Option<Arc<dyn Keeper>>, Option<Twin>),
+        epoch: Epoch,
+        tasks: &TaskTracker,
+    ) -> Arc<Self> {
+        let (wake, work) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let state = Mutex::new(State::new(config, book, twin, epoch.now()));
+        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), work, keeper, state });
         tasks.spawn(keep_time(Arc::downgrade(&pool), wake));
         pool
     }
@@ -147,8 +175,11 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         let result = change(&mut state, now);
-        let call = state.ledger.take_call();
+        let (call, has_work) = (state.ledger.take_call(), state.has_work());
         drop(state);
+        if has_work {
+            self.work.notify_one();
+        }
         if let Some(keeper) = &self.keeper {
             match call {
                 Call::None => {}
@@ -209,12 +240,13 @@ impl Pool {
             Bound::Concurrency => "concurrency".to_owned(),
             Bound::Gap => "gap".to_owned(),
             Bound::Backoff => "backoff".to_owned(),
+            Bound::Replicas => "replicas".to_owned(),
         }
     }
 
     /// The constraint with this index.
     pub fn constraint(&self, index: usize) -> Option<Constraint> {
-        self.state.lock().ledger.constraint(index).cloned()
+        self.state.lock().ledger.constraint(index)
     }
 
     /// The instant that the pool goes by now.
@@ -298,6 +330,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.wake.notify_one();
+        self.work.notify_one();
     }
 }
 

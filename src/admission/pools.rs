@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admission::kept::Kept;
 use crate::admission::scheduler::Place;
-use crate::admission::{Keeper, Pool, PoolConfig};
+use crate::admission::{Keeper, Pool, PoolConfig, Sharer};
 use crate::limit::Ledger;
 use crate::time::Epoch;
 use crate::usage::OutputLearner;
@@ -64,19 +64,28 @@ pub struct Pools {
     epoch: Epoch,
     tasks: TaskTracker,
     keeper: Option<Arc<dyn Keeper>>,
+    sharer: Option<Arc<dyn Sharer>>,
 }
 
 impl Pools {
     /// No pools yet; at most `most` at once, their timers running on `tasks`.
     pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
         let closed = AtomicBool::new(false);
-        Self { map: DashMap::new(), most, closed, epoch, tasks, keeper: None }
+        Self { map: DashMap::new(), most, closed, epoch, tasks, keeper: None, sharer: None }
     }
 
     /// The same, with what is done to the pools kept.
     #[must_use]
     pub fn kept_by(mut self, keeper: Arc<dyn Keeper>) -> Self {
         self.keeper = Some(keeper);
+        self
+    }
+
+    /// The same, with the quota of every pool shared with other replicas. What is done to the pools is
+    /// kept by them all, and not by the keeper.
+    #[must_use]
+    pub fn shared_by(mut self, sharer: Arc<dyn Sharer>) -> Self {
+        self.sharer = Some(sharer);
         self
     }
 
@@ -109,13 +118,8 @@ impl Pools {
             Entry::Occupied(entry) => Arc::clone(entry.get()),
             Entry::Vacant(entry) => {
                 let (profile, config) = profile();
-                let (quotas, start, now) =
-                    (&config.constraints, config.cold_start, self.epoch.now());
-                let keeper = self.keeper.clone();
-                let ledger = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
-                let ledger = ledger.unwrap_or_else(|| Ledger::cold(quotas.clone(), start, now));
-                let reserved = keeper.as_ref().and_then(|it| it.reserved(key));
-                let pool = Pool::go_on(config, ledger, keeper, self.epoch, &self.tasks);
+                let reserved = self.keeper.as_ref().and_then(|it| it.reserved(key));
+                let pool = self.begin(key, config);
                 let kept = Mutex::new(Kept::new(KEPT_PLACES));
                 let reserved = Mutex::new(reserved.unwrap_or_default());
                 let named = Named { model: model.into(), profile, pool, kept, reserved };
@@ -126,6 +130,19 @@ impl Pools {
             named.pool.close();
         }
         Ok(named)
+    }
+
+    fn begin(&self, key: PoolKey, config: PoolConfig) -> Arc<Pool> {
+        if let Some(sharer) = &self.sharer {
+            let pool = Pool::together(config, sharer.sharing(), self.epoch, &self.tasks);
+            sharer.serve(key, &pool);
+            return pool;
+        }
+        let (quotas, start, now) = (&config.constraints, config.cold_start, self.epoch.now());
+        let keeper = self.keeper.clone();
+        let ledger = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
+        let ledger = ledger.unwrap_or_else(|| Ledger::cold(quotas.clone(), start, now));
+        Pool::go_on(config, ledger, keeper, self.epoch, &self.tasks)
     }
 
     /// Every pool, in no order.

@@ -148,7 +148,7 @@ pub(super) fn to_toml(config: &Config) -> String {
 
 /// A URL that came from a reference is shown as that, and so is the login within it.
 fn shared(section: &Shared) -> Value {
-    let Shared { servers, timeout, grace, namespace } = section;
+    let Shared { servers, timeout, grace, namespace, float, replicas } = section;
     let reference = servers.password.as_ref().map_or("", |it| it.reference());
     let apart = reference != servers.shown();
     let user = servers.user.as_deref().filter(|_| apart).unwrap_or_default();
@@ -160,6 +160,8 @@ fn shared(section: &Shared) -> Value {
         ("timeout", span(*timeout)),
         ("grace", span(*grace)),
         ("namespace", text(namespace)),
+        ("float", Value::Boolean(*float)),
+        ("replicas", int(replicas.get())),
     ])
 }
 

@@ -1,6 +1,7 @@
 //! The section `[shared]`: the Redis or Valkey through which several replicas share one quota.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::section::Section;
@@ -10,6 +11,9 @@ use super::value::Secret;
 const TIMEOUT: Duration = Duration::from_millis(50);
 /// Replicas notice a new server within a heartbeat (1 s), or at once by their next call.
 const GRACE: Duration = Duration::from_secs(1);
+/// As in the example of the documentation: a guess that errs towards more replicas than there are
+/// wastes quota while the server is away, one that errs towards fewer overdraws it.
+const REPLICAS: NonZeroU32 = NonZeroU32::new(3).expect("not zero");
 const NAMESPACE: &str = "tidegate";
 const PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -25,6 +29,10 @@ pub struct Shared {
     pub grace: Duration,
     /// What all keys begin with.
     pub namespace: String,
+    /// Whether requests may go without having asked the server while there is plenty.
+    pub float: bool,
+    /// Replicas to reckon with at least.
+    pub replicas: NonZeroU32,
 }
 
 /// How the hosts stand to each other.
@@ -87,6 +95,8 @@ pub(super) fn shared(mut section: Section<'_>, environment: &[(String, String)])
     let timeout = section.get_or("timeout", TIMEOUT);
     let grace = section.get_or("grace", GRACE);
     let namespace = section.get_or("namespace", NAMESPACE.to_owned());
+    let float = section.get_or("float", true);
+    let replicas = section.get_or("replicas", REPLICAS);
     if timeout.is_zero() || timeout > Duration::from_secs(5) {
         section.problem("timeout", "above zero and at most 5s: requests wait for it");
     }
@@ -131,7 +141,7 @@ pub(super) fn shared(mut section: Section<'_>, environment: &[(String, String)])
         servers
     });
     section.finish();
-    Some(Shared { servers: servers?, timeout, grace, namespace })
+    Some(Shared { servers: servers?, timeout, grace, namespace, float, replicas })
 }
 
 /// Reads `url`, itself or what it refers to.

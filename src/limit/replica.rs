@@ -121,6 +121,8 @@ pub struct Replica {
     /// While there is no log: what may go without.
     alone: Option<Alone>,
     clock: Clock,
+    /// Requests let go free, and asked for, since somebody looked.
+    counts: (u64, u64),
 }
 
 /// Words and when they were said.
@@ -138,7 +140,7 @@ impl Replica {
         let common = Common::new(Arc::clone(&configured), start, now);
         let view = common.clone();
         let guarded = vec![Timestamp::default(); configured.len()];
-        let (told, fresh, asked, last, open, alone, clock) = Default::default();
+        let (told, fresh, asked, last, open, alone, clock, counts) = Default::default();
         let (loaded, stale) = (false, false);
         Self {
             sharing,
@@ -156,6 +158,7 @@ impl Replica {
             guarded,
             alone,
             clock,
+            counts,
         }
     }
 
@@ -169,6 +172,11 @@ impl Replica {
         self.clock = Clock::between(log, now);
     }
 
+    /// How many requests were let go without asking, and asked for, since the last time.
+    pub fn take_counts(&mut self) -> (u64, u64) {
+        std::mem::take(&mut self.counts)
+    }
+
     /// There are at least so many replicas, this one included.
     pub fn saw(&mut self, replicas: u32) {
         self.sharing.replicas = self.sharing.replicas.max(replicas);
@@ -177,6 +185,11 @@ impl Replica {
     /// Whether anything can be decided: by a log that says what the limits are, or without one.
     pub const fn is_ready(&self) -> bool {
         self.alone.is_some() || (self.loaded && self.common.begun)
+    }
+
+    /// Whether there is a log, and what it said was read.
+    pub const fn is_heard(&self) -> bool {
+        self.loaded && self.alone.is_none()
     }
 
     /// Whether requests go without a log.
@@ -193,6 +206,11 @@ impl Replica {
     pub fn ledger(&mut self, now: Timestamp) -> (&mut Ledger, Timestamp, Clock) {
         let at = self.refresh(now);
         (&mut self.view.twin.ledger, at, self.clock)
+    }
+
+    /// The ledger as it was when it was last decided by.
+    pub const fn view(&self) -> &Ledger {
+        &self.view.twin.ledger
     }
 
     /// Whether a request could go now: asked or free.
@@ -244,9 +262,11 @@ impl Replica {
         self.view.apply(self.sharing.own, at, word.clone());
         self.open.insert(id, (cost, turn));
         if free {
+            self.counts.0 += 1;
             self.fresh.push((at, word));
             return Ok(Taken::Free(id));
         }
+        self.counts.1 += 1;
         self.asked.push((at, word));
         Ok(Taken::Asked(id))
     }
@@ -426,7 +446,7 @@ impl Replica {
 
     /// Whether there is something that the log was not told.
     pub fn has_news(&self) -> bool {
-        self.loaded && self.alone.is_none() && !self.fresh.is_empty()
+        self.is_heard() && !self.fresh.is_empty()
     }
 
     /// What the log is to be asked, if anything is: the same until it is [taken](Self::taken) or
@@ -496,6 +516,11 @@ impl Replica {
 
     /// A replica is gone: what it held is spent.
     pub fn gone(&mut self, owner: u64, at: Timestamp, mut hear: impl FnMut(Heard)) {
+        if owner == self.sharing.own {
+            // The others took this one for gone, and what it held for spent.
+            let twin = &self.common.twin;
+            self.open.retain(|id, _| !twin.open.contains_key(&(owner, *id)));
+        }
         self.common.gone(owner, at);
         self.stale = true;
         hear(Heard::Gone { replica: owner });
@@ -517,6 +542,7 @@ impl Replica {
             Some(bytes) => Common::load(bytes)?,
             None => Common::new(Arc::clone(&self.configured), self.start, at),
         };
+        // What was asked is decided anew.
         self.told.retain(|(number, _)| *number > version);
         (self.loaded, self.stale) = (true, true);
         Ok(())
@@ -569,11 +595,21 @@ impl Replica {
         }
     }
 
-    /// Whether this replica has nothing open and nothing to say, and a new ledger would decide alike.
+    /// Whether this replica has nothing open, and nothing to say.
+    pub fn is_idle(&self) -> bool {
+        let silent = self.fresh.is_empty() && self.asked.is_empty() && self.told.is_empty();
+        silent && self.open.is_empty()
+    }
+
+    /// Whether it is idle, and a new ledger would decide alike.
     pub fn is_untouched(&mut self, now: Timestamp) -> bool {
         let at = self.refresh(now);
-        let idle = self.open.is_empty() && self.fresh.is_empty() && self.asked.is_empty();
-        idle && self.told.is_empty() && self.view.twin.is_untouched(at)
+        self.is_idle() && self.view.twin.is_untouched(at)
+    }
+
+    /// Whether a hold of whosoever has not ended.
+    pub fn is_open(&self, name: (u64, u64)) -> bool {
+        self.common.twin.open.contains_key(&name)
     }
 
     /// What was said and is not seen in the log.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// Calls on one machine take 0.1 ms, in one region 1 ms; the default budget is 50 ms.
 const CALL_BUCKETS: &[f64] =
@@ -23,6 +23,10 @@ pub struct SharedMetrics {
     pub connections: IntCounter,
     /// Epochs that ended, of all pools: state of the server's that was lost, or might have been.
     pub epochs: IntCounter,
+    /// Times that another replica was faster, and what was asked had to be decided anew.
+    pub contended: IntCounter,
+    free: IntCounter,
+    asked: IntCounter,
     replicas: IntGauge,
     entries: IntGauge,
     pools: Arc<Mutex<BTreeMap<Box<str>, Seen>>>,
@@ -61,6 +65,16 @@ impl SharedMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
+        let held = IntCounterVec::new(
+            Opts::new(
+                "tidegate_shared_holds_total",
+                "Requests let go: those that the server was asked for, and those that it was only \
+                 told of because there was plenty (or because it was away).",
+            ),
+            &["how"],
+        )?;
+        registry.register(Box::new(held.clone()))?;
+        let (free, asked) = (held.with_label_values(&["free"]), held.with_label_values(&["asked"]));
         // There from the beginning, so that a scrape is complete.
         calls.with_label_values(&["append", "ok"]);
         Ok(Self {
@@ -81,6 +95,12 @@ impl SharedMetrics {
                 "tidegate_shared_epochs_total",
                 "Times that replicas had to say anew what they know of a pool.",
             )?,
+            contended: counter(
+                "tidegate_shared_contended_total",
+                "Times that another replica was faster, so that a call had to be repeated.",
+            )?,
+            free,
+            asked,
             replicas: gauge(
                 "tidegate_shared_replicas",
                 "Replicas that share a quota, this one included; the most of any pool.",
@@ -91,6 +111,12 @@ impl SharedMetrics {
             )?,
             pools: Arc::default(),
         })
+    }
+
+    /// So many requests were let go without asking, and so many were asked for.
+    pub fn held(&self, free: u64, asked: u64) {
+        self.free.inc_by(free);
+        self.asked.inc_by(asked);
     }
 
     /// A call has ended.

@@ -70,6 +70,7 @@ impl Ask {
             (Bound::Concurrency, _) => "concurrency: all permits are taken".to_owned(),
             (Bound::Gap, _) => "gap: the one before it went a moment ago".to_owned(),
             (Bound::Backoff, _) => "backoff: the upstream is overloaded".to_owned(),
+            (Bound::Replicas, _) => "replicas: the others that share the quota".to_owned(),
         };
         let (cost, patience) = (self.price.estimate.total(), span(self.patience));
         let end = match start {

@@ -6,7 +6,7 @@
 //! whichever is the larger share) of the most that its limits could have let in from the first
 //! request to the end of the load, the full quota at the beginning included.
 
-mod client;
+pub(crate) mod client;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::client::{Client, Tally};
+pub(crate) use self::client::{Client, Tally};
 
 /// A simulated minute in real milliseconds, and how much faster than the clock that is.
-const MINUTE_MS: u64 = 3_000;
-const SCALE: f64 = 20.0;
+pub(crate) const MINUTE_MS: u64 = 3_000;
+pub(crate) const SCALE: f64 = 20.0;
 /// Simulated minutes of load.
 const MINUTES: u64 = 10;
 const CLIENTS: usize = 4;
@@ -38,21 +38,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the clients ask for.
 #[derive(Clone, Copy, Debug)]
-struct Traffic {
-    name: &'static str,
+pub(crate) struct Traffic {
+    pub(crate) name: &'static str,
     /// Answers made for each request, of which one is returned.
-    best_of: u64,
+    pub(crate) best_of: u64,
     /// Tokens of each at least and at most; what a request names is the most.
-    output: (u64, u64),
+    pub(crate) output: (u64, u64),
 }
 
 /// 15,000 tokens a request, of 20,000 reserved: 120 requests a minute would take more than the 1.5
 /// million tokens there are. That they are spent on answers that nobody reads keeps the load on the
 /// machine small, and with it what a slow machine can do to the figures.
-const TOKENS_BIND: Traffic = Traffic { name: "tokens bind", best_of: 10, output: (1_000, 2_000) };
+pub(crate) const TOKENS_BIND: Traffic = Traffic { name: "tokens bind", best_of: 10, output: (1_000, 2_000) };
 
 /// The other way round.
-const REQUESTS_BIND: Traffic = Traffic { name: "requests bind", best_of: 1, output: (50, 400) };
+pub(crate) const REQUESTS_BIND: Traffic = Traffic { name: "requests bind", best_of: 1, output: (50, 400) };
 
 /// What is asserted, and what it comes to.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let upstream = Simulator::start(options, any).await.expect("a free port");
-    let server = Server::bind(Arc::new(config(mode, &upstream.base_url()))).expect("free ports");
+    let server = Server::bind(Arc::new(config(mode, &upstream.base_url(), CLIENTS, ""))).expect("free ports");
     let address = server.api_addr().expect("an address");
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let gateway = tokio::spawn(server.run(stop.clone(), abort));
@@ -130,10 +130,11 @@ async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome
     outcome
 }
 
-/// The published limits as the simulator has them, under one key with four callers.
-fn config(mode: &str, upstream: &str) -> Config {
+/// The published limits as the simulator has them, under one key with so many callers, and `more`
+/// sections.
+pub(crate) fn config(mode: &str, upstream: &str, clients: usize, more: &str) -> Config {
     let (skew, mut keys) = (if mode == "fixed" { r#", skew = "5ms""# } else { "" }, String::new());
-    for index in 0..CLIENTS {
+    for index in 0..clients {
         let hash = Sha256::digest(key(index)).iter().fold(String::new(), |mut hex, byte| {
             write!(hex, "{byte:02x}").expect("a string takes it");
             hex
@@ -170,6 +171,7 @@ fn config(mode: &str, upstream: &str) -> Config {
         [log]
         level = "error"
         requests = false
+        {more}
         {keys}
         [models."*"]
         output_reservation = {{ default = 16_384 }}
@@ -181,7 +183,7 @@ fn config(mode: &str, upstream: &str) -> Config {
     Config::parse(&text, environment, &Overrides::default()).expect("a valid configuration")
 }
 
-fn key(client: usize) -> String {
+pub(crate) fn key(client: usize) -> String {
     format!("client-key-{client}")
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::book::Held;
 use super::state::State;
 use super::{Bound, Rejection};
 use crate::admission::scheduler::{Charge, Place};
-use crate::limit::{Blame, Cost, Hold, Reading, Sent, Spent, Unit};
+use crate::limit::{Blame, Cost, Reading, Spent, Unit};
 use crate::time::Timestamp;
 
 /// A granted request, before it is wrapped in its guard.
@@ -16,16 +17,9 @@ pub(super) struct Grant {
     pub(super) bound: Option<Bound>,
     /// How long it was to wait.
     pub(super) forecast: Duration,
-    held: Held,
-    charge: Charge,
+    pub(super) held: Held,
+    pub(super) charge: Charge,
     sent_at: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-enum Held {
-    Here(Hold),
-    There(Sent),
-    Moving,
 }
 
 /// How a grant ends.
@@ -41,35 +35,27 @@ impl Grant {
     pub(super) const fn new(
         place: Place,
         charge: Charge,
-        hold: Hold,
+        held: Held,
         (waited, forecast): (Duration, Duration),
         bound: Option<Bound>,
     ) -> Self {
-        Self { place, waited, bound, forecast, held: Held::Here(hold), charge, sent_at: None }
+        Self { place, waited, bound, forecast, held, charge, sent_at: None }
     }
 
     pub(super) fn cost(&self) -> Cost {
-        match &self.held {
-            Held::Here(hold) => hold.cost(),
-            Held::There(sent) => sent.cost(),
-            Held::Moving => Cost::default(),
-        }
+        self.held.cost()
     }
 
     pub(super) fn mark_sent(&mut self, now: Timestamp) {
         self.sent_at.get_or_insert(now);
-        self.held = match std::mem::replace(&mut self.held, Held::Moving) {
-            Held::Here(hold) => Held::There(hold.sent()),
-            other => other,
-        };
+        self.held.mark_sent();
     }
 }
 
 impl State {
     pub(super) fn charged(&mut self, grant: &mut Grant, now: Timestamp) {
         self.catch_up(now);
-        if let Held::There(sent) = &mut grant.held {
-            self.ledger.charged(sent, now);
+        if self.ledger.charged(&mut grant.held, now) {
             let sent_at = grant.sent_at.unwrap_or(now);
             self.forecast.head(now.since(sent_at));
         }
@@ -83,19 +69,13 @@ impl State {
         now: Timestamp,
     ) -> Option<(u64, u64)> {
         self.catch_up(now);
-        match &mut grant.held {
-            Held::There(sent) => self.ledger.observe(sent, readings, now),
-            Held::Here(_) | Held::Moving => None,
-        }
+        self.ledger.observe(&mut grant.held, readings, now)
     }
 
     /// Whose use it is that the upstream had no room for the request.
     pub(super) fn blame(&mut self, grant: &Grant, of: (Unit, &str), now: Timestamp) -> Blame {
         self.catch_up(now);
-        match &grant.held {
-            Held::There(sent) => self.ledger.refused(sent, of.0, of.1, now),
-            Held::Here(_) | Held::Moving => Blame::Unlisted,
-        }
+        self.ledger.refused(&grant.held, of, now)
     }
 
     /// Ends a grant and frees its permit.
@@ -103,7 +83,7 @@ impl State {
         // Who gets how much is decided by what was used, which is known now; what is left of the
         // upstream's quota by what the upstream has refunded, which takes it a while.
         match (&grant.held, spend) {
-            (Held::Here(_), _) => {
+            (Held::Here(_) | Held::Common { sent: false, .. }, _) => {
                 self.scheduler.release(grant.charge, grant.place);
             }
             (_, Spend::Spent(Spent::Exact(used))) => {
@@ -123,17 +103,18 @@ impl State {
     fn end_hold(&mut self, held: Held, spend: Spend, now: Timestamp) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (held, spend) {
-            (Held::Here(hold), _) => self.ledger.release(hold, now),
+            (held @ (Held::Here(_) | Held::Common { sent: false, .. }), _) => {
+                self.ledger.give_back(held, now);
+            }
             // A debt is the upstream's at once; only a refund has to be waited for. A refund in one
             // unit beside a debt in another is forgone: the hold ends once.
-            (Held::There(sent), Spend::Spent(Spent::Exact(used))) if used.exceeds(sent.cost()) => {
-                let used = used.max(sent.cost());
-                self.ledger.settle(sent, Spent::Exact(used), now);
+            (held, Spend::Spent(Spent::Exact(used))) if used.exceeds(held.cost()) => {
+                let used = used.max(held.cost());
+                self.ledger.settle(held, Spent::Exact(used), now);
             }
-            (Held::There(sent), Spend::Spent(spent)) => self.settle_later(sent, spent, now),
+            (held, Spend::Spent(spent)) => self.settle_later(held, spent, now),
             // Cut before its head, it may still be on its way to the upstream.
-            (Held::There(sent), Spend::Unsaid) => self.settle_later(sent, Spent::Unknown, now),
-            (Held::Moving, _) => {}
+            (held, Spend::Unsaid) => self.settle_later(held, Spent::Unknown, now),
         }
     }
 
@@ -143,14 +124,14 @@ impl State {
     pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) -> Place {
         let place = self.scheduler.release(grant.charge, grant.place);
         match grant.held {
-            Held::There(sent) if !rejection.charged => {
+            held @ (Held::There(_) | Held::Common { sent: true, .. }) if !rejection.charged => {
                 self.in_flight = self.in_flight.saturating_sub(1);
-                self.ledger.reject(sent, now);
+                self.ledger.give_back(held, now);
             }
             held => self.end_hold(held, Spend::Unsaid, now),
         }
         if let Some((unit, window)) = rejection.exhausted {
-            self.ledger.drained(unit, window, rejection.retry_after, now);
+            self.ledger.drained((unit, window), rejection.retry_after, now);
         }
         place
     }
@@ -160,17 +141,23 @@ impl State {
         self.end(grant, Spend::Unsaid, now);
     }
 
-    fn settle_later(&mut self, mut sent: Sent, spent: Spent, now: Timestamp) {
-        let due = now.after(self.config.settle_delay);
-        self.ledger.announce(&mut sent, spent, due);
-        self.settling.push_back((due, sent, spent));
+    fn settle_later(&mut self, held: Held, spent: Spent, now: Timestamp) {
+        let after = self.config.settle_delay;
+        match held {
+            Held::There(mut sent) => {
+                let due = now.after(after);
+                self.ledger.announce(&mut sent, spent, due);
+                self.settling.push_back((due, Held::There(sent), spent));
+            }
+            held => self.ledger.settle_common(held, spent, after, now),
+        }
     }
 
     /// Settles what has become due, each at its own time.
     pub(super) fn catch_up(&mut self, now: Timestamp) {
         while self.settling.front().is_some_and(|(due, ..)| *due <= now) {
-            if let Some((due, sent, spent)) = self.settling.pop_front() {
-                self.ledger.settle(sent, spent, due);
+            if let Some((due, held, spent)) = self.settling.pop_front() {
+                self.ledger.settle(held, spent, due);
             }
         }
     }

@@ -37,7 +37,7 @@ impl State {
         let wait = |class| {
             let request =
                 Request { class, tenant: NOBODY, ..Request::new(cost, 0, Timestamp::MAX) };
-            let idle = self.scheduler.is_empty() && self.ledger.check(cost, now).is_ok();
+            let idle = self.scheduler.is_empty() && self.ledger.check_as(cost, false, now).is_ok();
             if idle { Duration::ZERO } else { self.starts(&request.entry(now), now).since(now) }
         };
         classes.map(wait).collect()

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::book::{Book, Held as Settling};
 use super::grant::Grant;
+use super::shared::Together;
 use super::turn::Wait;
 use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
 use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
-use crate::limit::{Cost, Ledger, Sent, Spent, Twin};
+use crate::limit::{Cost, Spent, Twin};
 use crate::time::Timestamp;
 
 /// Someone who waits.
@@ -29,6 +31,10 @@ pub(super) type Answer = (Sender, Result<Grant, Refused>);
 /// How late the timer may be before the pool counts as stalled: far above any pause of a busy
 /// machine, far below what a waiting caller would put up with.
 const STALLED_AFTER: Duration = Duration::from_secs(10);
+
+/// What a request may wait at least for other replicas to be asked: longer than that takes, and not
+/// so long that a caller who would not wait notices.
+const ASKING: Duration = Duration::from_millis(100);
 
 /// Why a request does not go at once.
 #[derive(Debug)]
@@ -48,14 +54,14 @@ pub(super) enum Decision {
 
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) ledger: Ledger,
+    pub(super) ledger: Book,
     /// What the ledger was at the beginning, until whoever keeps its journal has taken it.
     pub(super) twin: Option<Twin>,
     pub(super) config: PoolConfig,
     pub(super) scheduler: Scheduler<Waiter>,
     pub(super) forecast: Forecast,
     /// Answers that have ended and wait for the upstream's own refund, in order of `due`.
-    pub(super) settling: VecDeque<(Timestamp, Sent, Spent)>,
+    pub(super) settling: VecDeque<(Timestamp, Settling, Spent)>,
     pub(super) in_flight: u32,
     pub(super) next_send: Timestamp,
     pub(super) backed_off_until: Timestamp,
@@ -69,12 +75,14 @@ pub(super) struct State {
     /// What the timer is set to.
     armed: Option<Timestamp>,
     closed: bool,
+    /// What a pool that shares its quota needs beside.
+    pub(super) together: Together,
 }
 
 impl State {
     pub(super) fn new(
         config: PoolConfig,
-        ledger: Ledger,
+        ledger: Book,
         twin: Option<Twin>,
         now: Timestamp,
     ) -> Self {
@@ -94,6 +102,7 @@ impl State {
             pass_at: None,
             armed: None,
             closed: false,
+            together: Together::default(),
         }
     }
 
@@ -105,6 +114,11 @@ impl State {
         place: Option<Place>,
         now: Timestamp,
     ) -> Decision {
+        let mut request = request;
+        if self.ledger.is_shared() {
+            // To ask the other replicas is not to wait for quota.
+            request.deadline = request.deadline.max(now.after(ASKING));
+        }
         match self.enter(request, place, now) {
             Ok(grant) => Decision::Go(grant),
             Err(Held::Refused(refused)) => Decision::No(refused),
@@ -128,22 +142,23 @@ impl State {
         if self.closed {
             return Err(Held::Refused(Refused::Closed));
         }
-        let denied = if self.scheduler.is_empty() {
+        let entry = request.entry(now);
+        let denied = if self.scheduler.is_empty() && !self.scheduler.is_waited_elsewhere() {
             let wall = self.ledger.wall(request.cost);
             if let Some(constraint) = wall {
                 return Err(Held::Refused(Refused::Wall { constraint }));
             }
             let started = match self.kept_free(request.class, request.cost, now) {
                 Some(wait) => Err(Wait { until: None, ..wait }),
-                None => self.start(request.cost, request.class, now),
+                None => self.start(&entry, now),
             };
             match started {
-                Ok(hold) => {
+                Ok((held, _)) => {
                     let place = place.unwrap_or_else(|| self.scheduler.place());
-                    let (place, charge) = self.scheduler.pass(place, &request.entry(now));
+                    let (place, charge) = self.scheduler.pass(place, &entry);
                     self.forecast.sent(request.class, request.fair, request.cost.tokens, now);
                     let none = (Duration::ZERO, Duration::ZERO);
-                    return Ok(Grant::new(place, charge, hold, none, None));
+                    return Ok(Grant::new(place, charge, held, none, None));
                 }
                 Err(wait) => wait,
             }
@@ -162,7 +177,7 @@ impl State {
         if let Some(refused) = self.full(&request).filter(|_| place.is_none()) {
             return Err(Held::Refused(refused));
         }
-        let start = self.starts(&request.entry(now), now).max(denied.until.unwrap_or(now));
+        let start = self.starts(&entry, now).max(denied.until.unwrap_or(now));
         let margin = self.forecast.margin(request.class, start.since(now));
         // One that comes back is not behind everyone; and nobody is turned away on a guess.
         if place.is_none() && self.forecast.is_known() && late(Some(start.after(margin))) {

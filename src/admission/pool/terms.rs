@@ -80,6 +80,8 @@ pub enum Bound {
     Gap,
     /// The upstream, after it said that it cannot take more for now.
     Backoff,
+    /// The other replicas that share the quota.
+    Replicas,
 }
 
 /// What the upstream said instead of an answer.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use super::book::{Held, Started};
 use super::grant::Grant;
+use super::shared::Going;
 use super::state::{Answer, State, Waiter};
 use super::{Bound, Refused};
-use crate::admission::scheduler::{Departure, Ticket};
-use crate::limit::{Cost, Denied, Hold, Mode, Unit};
+use crate::admission::scheduler::{Departure, Entry, Ticket};
+use crate::limit::{Cost, Denied, Mode, Unit};
 use crate::time::Timestamp;
 
 /// At most one part in so many of a limit is kept free: a burst of others is a burst, still.
@@ -38,7 +40,12 @@ impl State {
         (self.head_at, self.passing, self.pass_at) = (None, false, None);
         self.scheduler.let_all_go();
         while let Some((ticket, entry)) = self.scheduler.head() {
+            let entry = *entry;
             let (class, cost, deadline) = (entry.class, entry.cost, entry.deadline);
+            if let Some(wait) = self.waits_for_others(now) {
+                (self.bound, self.head_at) = (Some(wait.bound), wait.until);
+                break;
+            }
             let kept_free = self.kept_free(class, cost, now);
             let owes = kept_free.is_some();
             if let Some(wait) = kept_free.filter(|_| !self.scheduler.is_behind(class)) {
@@ -46,8 +53,8 @@ impl State {
                 (self.bound, self.head_at) = (Some(wait.bound), wait.until);
                 break;
             }
-            match self.start(cost, class, now) {
-                Ok(hold) => self.go(ticket, hold, owes, &mut answers, now),
+            match self.start(&entry, now) {
+                Ok(started) => self.go(ticket, started, owes, &mut answers, now),
                 Err(Wait { wall: Some(constraint), .. }) => {
                     self.refuse(ticket, Refused::Wall { constraint }, &mut answers);
                 }
@@ -56,7 +63,7 @@ impl State {
                     self.refuse_late(ticket, bound, Some(until), &mut answers);
                 }
                 // Nobody else has to wait for that.
-                Err(wait) if self.is_paced_out(cost, class, wait.until, now) => {
+                Err(wait) if self.is_paced_out(&wait, cost, class, now) => {
                     self.scheduler.hold_back(class);
                     self.bound = Some(wait.bound);
                     self.pass_by(wait.until);
@@ -112,15 +119,16 @@ impl State {
         let most = self.scheduler.get(head).map_or(0, |entry| entry.cost.of(unit));
         for ticket in self.scheduler.behind_head() {
             let Some(entry) = self.scheduler.get(ticket) else { continue };
-            let (cost, class, deadline) = (entry.cost, entry.class, entry.deadline);
+            let entry = *entry;
+            let (cost, deadline) = (entry.cost, entry.deadline);
             let passed = self.scheduler.bypassed(head).of(unit).saturating_add(cost.of(unit));
             if passed > most {
                 continue;
             }
-            match self.start(cost, class, now) {
-                Ok(hold) => {
+            match self.start(&entry, now) {
+                Ok(started) => {
                     self.scheduler.bypass(head, cost);
-                    self.go(ticket, hold, false, answers, now);
+                    self.go(ticket, started, false, answers, now);
                 }
                 // The timer is set to the first that can; whoever it wakes looks at all again.
                 Err(Wait { until: Some(until), wall: None, .. }) if until <= deadline => {
@@ -138,17 +146,12 @@ impl State {
 
     /// Whether a request would not have to wait, or not as long, if its class did not keep to the
     /// spread of long windows.
-    fn is_paced_out(
-        &mut self,
-        cost: Cost,
-        class: usize,
-        until: Option<Timestamp>,
-        now: Timestamp,
-    ) -> bool {
+    fn is_paced_out(&mut self, wait: &Wait, cost: Cost, class: usize, now: Timestamp) -> bool {
         self.scheduler.is_paced(class)
-            && match self.ledger.check(cost, now) {
+            && wait.bound != Bound::Replicas
+            && match self.ledger.check_as(cost, false, now) {
                 Ok(()) => self.gates(now).is_ok(),
-                Err(Denied::Wait { until: other, .. }) => other.is_some() && other != until,
+                Err(Denied::Wait { until: other, .. }) => other.is_some() && other != wait.until,
                 Err(Denied::Wall { .. }) => false,
             }
     }
@@ -156,7 +159,7 @@ impl State {
     fn go(
         &mut self,
         ticket: Ticket,
-        hold: Hold,
+        (held, is_asked): (Held, bool),
         owes: bool,
         answers: &mut Vec<Answer>,
         now: Timestamp,
@@ -164,16 +167,29 @@ impl State {
         let Some(departure) = self.scheduler.dispatch_owing(ticket, owes) else {
             // Nobody waits there: nobody is to be charged.
             self.in_flight = self.in_flight.saturating_sub(1);
-            return self.ledger.release(hold, now);
+            return self.ledger.give_back(held, now);
         };
+        if is_asked {
+            self.together.going.push(Going { departure, held });
+        } else {
+            answers.push(self.gone(departure, held, now));
+        }
+    }
+
+    /// A request that waited goes.
+    pub(super) fn gone(
+        &mut self,
+        departure: Departure<Waiter>,
+        held: Held,
+        now: Timestamp,
+    ) -> Answer {
         let Departure { entry, item, place, charge } = departure;
         let Waiter { answer, forecast } = item;
         let waited = now.since(entry.arrived);
         let line = self.scheduler.loads().get(entry.class).map_or(0, |load| load.queued);
         self.forecast.waited(entry.class, forecast, waited, line);
         self.forecast.sent(entry.class, entry.fair, entry.cost.tokens, now);
-        let grant = Grant::new(place, charge, hold, (waited, forecast), self.bound);
-        answers.push((answer, Ok(grant)));
+        (answer, Ok(Grant::new(place, charge, held, (waited, forecast), self.bound)))
     }
 
     fn refuse(&mut self, ticket: Ticket, refused: Refused, answers: &mut Vec<Answer>) {
@@ -223,17 +239,28 @@ impl State {
         kept
     }
 
-    pub(super) fn start(&mut self, cost: Cost, class: usize, now: Timestamp) -> Result<Hold, Wait> {
+    /// Holds what a request needs; tells whether it still has to be asked for.
+    pub(super) fn start(&mut self, entry: &Entry, now: Timestamp) -> Result<(Held, bool), Wait> {
+        let (cost, class) = (entry.cost, entry.class);
         // No permit, gap or backoff is worth waiting for in front of a wall.
         if let Some(constraint) = self.ledger.wall(cost) {
             return Err(Denied::Wall { constraint }.into());
         }
         self.gates(now)?;
-        let paced = self.scheduler.is_paced(class);
-        let hold = self.ledger.hold_as(cost, paced, now).map_err(Wait::from)?;
+        let (paced, asks) = (self.scheduler.is_paced(class), self.together.asking);
+        let turn = || self.scheduler.turn(entry);
+        let started = self.ledger.start(cost, (paced, asks), turn, now).map_err(Wait::from)?;
+        let held = match started {
+            Started::Now(held) => (held, false),
+            Started::Asked(held) => (held, true),
+            Started::HasToAsk => {
+                self.together.wants = true;
+                return Err(Wait { bound: Bound::Replicas, until: None, wall: None });
+            }
+        };
         self.in_flight += 1;
         self.next_send = now.after(self.config.min_gap);
-        Ok(hold)
+        Ok(held)
     }
 
     pub(super) fn may_start(

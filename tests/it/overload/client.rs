@@ -19,7 +19,7 @@ use super::Traffic;
 
 /// A client and its one connection.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: Http<HttpConnector, Full<Bytes>>,
     url: String,
     authorization: String,
@@ -29,17 +29,17 @@ pub(super) struct Client {
 
 /// What a client got.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Requests answered in full.
-    pub(super) answered: u64,
+    pub(crate) answered: u64,
     /// The longest from asking to the answer's end.
-    pub(super) longest: Duration,
+    pub(crate) longest: Duration,
     /// The first request that was not answered.
-    pub(super) failed: Option<String>,
+    pub(crate) failed: Option<String>,
 }
 
 impl Client {
-    pub(super) fn new(gateway: SocketAddr, key: &str, seed: u64) -> Self {
+    pub(crate) fn new(gateway: SocketAddr, key: &str, seed: u64) -> Self {
         Self {
             http: Http::builder(TokioExecutor::new()).http2_only(true).build_http(),
             url: format!("http://{gateway}/v1/chat/completions"),
@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// Keeps `open` requests open until `done`, then waits for the last answers.
-    pub(super) async fn load(
+    pub(crate) async fn load(
         self,
         index: usize,
         open: usize,

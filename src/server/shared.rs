@@ -1,0 +1,415 @@
+//! Goes between the pools and the logs that replicas share: one task for each pool.
+//!
+//! A task makes one call after the other. What it prepares is decided by all entries that were
+//! applied before; what a call brings is applied before the next one is prepared. What is pushed
+//! meanwhile waits its turn.
+//!
+//! # Invariants
+//!
+//! - Nothing is polled: a call is made when there is something to ask or to tell, and one each second
+//!   to say that this replica is alive, while it has anything to do with the quota.
+//! - Before anything is asked the others know that this replica exists, so that its end is noticed.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::{Answered, Pool, PoolKey, Sharer, Written};
+use crate::config;
+use crate::limit::Sharing;
+use crate::metrics::SharedMetrics;
+use crate::store::shared::{
+    Entry, EntryKind, Event, Events, Log, Outcome, Position, Shared, State, Step, Unavailable,
+};
+
+/// How often this replica says that it is alive; the others wait for five times that.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long after the last request it goes on saying so.
+const QUIET_AFTER: Duration = Duration::from_secs(60);
+/// How long the first answer of the log is waited for before a pool begins without it.
+const STARTING: Duration = Duration::from_secs(1);
+/// The pause after a call that failed: the breaker opens after three.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Entries after which there is a new snapshot; by chance up to twice as many, so that not all
+/// replicas save one.
+const SNAPSHOT_AFTER: u64 = 1_000;
+/// For the last words, all in all.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Shares the quotas of all pools.
+pub(super) struct Replicas {
+    shared: Shared,
+    config: config::Shared,
+    metrics: SharedMetrics,
+    /// The tasks between pools and logs.
+    between: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicas").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+impl Replicas {
+    pub(super) fn connect(
+        config: config::Shared,
+        metrics: SharedMetrics,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let shared = Shared::connect(config.clone(), metrics.clone(), tasks);
+        let (between, closing) = (TaskTracker::new(), CancellationToken::new());
+        Self { shared, config, metrics, between, closing }
+    }
+
+    /// Tells the others what they do not know yet, and says good-bye.
+    pub(super) async fn close(&self) {
+        self.closing.cancel();
+        self.between.close();
+        if timeout(LAST_WORDS, self.between.wait()).await.is_err() {
+            tracing::warn!("the other replicas were not told everything: it counts as spent");
+        }
+        self.shared.close();
+    }
+}
+
+impl Sharer for Replicas {
+    fn sharing(&self) -> Sharing {
+        let config::Shared { float, replicas, .. } = self.config;
+        Sharing { own: self.shared.replica().0, float, replicas: replicas.get() }
+    }
+
+    fn serve(&self, key: PoolKey, pool: &Arc<Pool>) {
+        let log = self.shared.log(key);
+        let position = Position::default();
+        let between = Between {
+            events: log.follow(&position),
+            log,
+            own: self.shared.replica().0,
+            name: key.to_string(),
+            pool: Arc::downgrade(pool),
+            position,
+            stage: Stage::Starting(Instant::now() + STARTING),
+            again: None,
+            known: false,
+            used_at: Instant::now(),
+            snapshot_at: 0,
+            metrics: self.metrics.clone(),
+        };
+        self.between.spawn(between.run(pool.work(), self.closing.clone()));
+    }
+}
+
+/// How it stands with the log.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Nothing was read of it; it is not waited for beyond this.
+    Starting(Instant),
+    /// It cannot be reached.
+    Lost,
+    /// It can, and what was missed has to be read.
+    Back,
+    /// What is known is void; the state will come.
+    Stale,
+    Following,
+    /// It cannot be understood: of another version.
+    Foreign,
+}
+
+/// What goes between one pool and its log.
+struct Between {
+    log: Log,
+    events: Events,
+    own: u64,
+    name: String,
+    pool: Weak<Pool>,
+    position: Position,
+    stage: Stage,
+    /// When to try again.
+    again: Option<Instant>,
+    /// Whether the others know of this replica.
+    known: bool,
+    used_at: Instant,
+    /// The entry at which the next snapshot is due.
+    snapshot_at: u64,
+    metrics: SharedMetrics,
+}
+
+impl Between {
+    async fn run(mut self, work: Arc<tokio::sync::Notify>, closing: CancellationToken) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let starting = match self.stage {
+                Stage::Starting(until) => Some(until),
+                _ => None,
+            };
+            let next = [self.again, starting].into_iter().flatten().min();
+            let wake = next.unwrap_or_else(|| Instant::now() + BEAT);
+            let mut first = None;
+            let mut beats = false;
+            tokio::select! {
+                event = self.events.next() => match event {
+                    Some(event) => first = Some(event),
+                    None => return,
+                },
+                () = work.notified() => self.used_at = Instant::now(),
+                () = sleep_until(wake), if next.is_some() => {}
+                _ = beat.tick(), if self.known => beats = true,
+                () = closing.cancelled() => return self.end().await,
+            }
+            let Some(pool) = self.pool.upgrade() else { return self.end().await };
+            while let Some(event) = first {
+                self.happened(&pool, event).await;
+                first = self.events.next().now_or_never().flatten();
+            }
+            if self.again.is_some_and(|again| again <= Instant::now()) {
+                self.again = None;
+            }
+            if starting.is_some_and(|until| until <= Instant::now())
+                && matches!(self.stage, Stage::Starting(_))
+            {
+                self.leave(&pool);
+            }
+            if beats {
+                self.beat(&pool).await;
+            }
+            if self.again.is_none() {
+                self.call(&pool).await;
+            }
+        }
+    }
+
+    async fn happened(&mut self, pool: &Arc<Pool>, event: Event) {
+        match event {
+            Event::Entry(entry) => {
+                if self.position.accept(&entry) == Step::Next {
+                    self.heard(pool, &[entry], Answered::Nothing);
+                }
+            }
+            Event::State(state) => self.load(pool, state),
+            Event::Reassert => {
+                let state = || {
+                    let saved = pool.save_common().unwrap_or_default();
+                    (self.position.clone(), Bytes::from(saved))
+                };
+                // If it fails, the server asks again.
+                if let Err(error) = self.log.reassert(state).await {
+                    tracing::debug!(pool = self.name, %error, "not re-asserted");
+                }
+            }
+            Event::Lost => {
+                // At the beginning there is none yet, always.
+                if !matches!(self.stage, Stage::Starting(_)) {
+                    self.leave(pool);
+                }
+            }
+            Event::Back => {
+                if self.stage == Stage::Lost {
+                    let unread = self.position.epoch.id.is_empty();
+                    self.stage = if unread { Stage::Stale } else { Stage::Back };
+                    (self.again, self.known) = (None, false);
+                }
+            }
+        }
+    }
+
+    /// Goes on without the log.
+    fn leave(&mut self, pool: &Arc<Pool>) {
+        if self.stage != Stage::Foreign {
+            self.stage = Stage::Lost;
+        }
+        pool.leave_log();
+    }
+
+    fn load(&mut self, pool: &Arc<Pool>, state: State) {
+        let State { snapshot, entries, position, at } = state;
+        let own = position.versions.iter().find(|(replica, _)| replica.0 == self.own);
+        let version = own.map_or(0, |(_, number)| *number);
+        let clock = (self.log.now(), at);
+        let loaded =
+            pool.loaded(clock, snapshot.as_deref(), version, entries.iter().map(written));
+        self.position = position;
+        self.snapshot_at = self.later_snapshot();
+        self.known = false;
+        match loaded {
+            Ok(()) => {
+                let was_lost = self.stage != Stage::Following;
+                self.stage = Stage::Following;
+                if was_lost {
+                    pool.return_to_log(self.log.now());
+                }
+            }
+            Err(error) => self.foreign(pool, &error),
+        }
+    }
+
+    /// What is in the log was written by a version that this one does not understand.
+    fn foreign(&mut self, pool: &Arc<Pool>, error: &crate::limit::BadJournal) {
+        if self.stage != Stage::Foreign {
+            tracing::error!(pool = self.name, %error, "the shared quota cannot be read");
+        }
+        self.stage = Stage::Foreign;
+        self.leave(pool);
+    }
+
+    fn heard(&mut self, pool: &Arc<Pool>, entries: &[Entry], answered: Answered) {
+        let heard = pool.heard(self.log.now(), entries.iter().map(written), answered);
+        if let Err(error) = heard {
+            self.foreign(pool, &error);
+        }
+    }
+
+    /// Asks and tells what there is to ask and to tell.
+    async fn call(&mut self, pool: &Arc<Pool>) {
+        match self.stage {
+            Stage::Following => {}
+            Stage::Back => return self.read_on(pool).await,
+            Stage::Starting(_) | Stage::Lost | Stage::Stale | Stage::Foreign => return,
+        }
+        if !self.known {
+            self.beat(pool).await;
+            if !self.known {
+                return;
+            }
+        }
+        if self.position.seq >= self.snapshot_at {
+            self.save(pool).await;
+        }
+        let log = &self.log;
+        let tell = |bytes: Vec<u8>| log.tell(bytes.into()).ok();
+        let question = pool.prepare(log.now(), tell).map(Bytes::from);
+        let (free, asked) = pool.take_counts();
+        self.metrics.held(free, asked);
+        let is_asked = question.is_some();
+        let result = match question {
+            Some(bytes) => self.log.append_if_current(&self.position, bytes).await,
+            None if self.log.pending() > 0 => self.log.flush(&self.position).await,
+            None => return,
+        };
+        let refused = if is_asked { Answered::Refused } else { Answered::Nothing };
+        let soon = |pause: Duration| Some(Instant::now() + pause);
+        let (entries, answered) = match result {
+            Ok(Outcome::Appended(entries)) => {
+                (entries, if is_asked { Answered::Taken } else { Answered::Nothing })
+            }
+            Ok(Outcome::Behind(entries)) => {
+                if is_asked {
+                    self.metrics.contended.inc();
+                }
+                (entries, refused)
+            }
+            Ok(Outcome::Wait(left)) => {
+                self.again = soon(left.max(PAUSE));
+                (Vec::new(), refused)
+            }
+            Ok(Outcome::Stale) => {
+                self.stage = Stage::Stale;
+                (Vec::new(), refused)
+            }
+            Err(error) => {
+                self.again = soon(PAUSE);
+                if error == Unavailable::Full {
+                    self.snapshot_at = 0;
+                }
+                (Vec::new(), refused)
+            }
+        };
+        let entries: Vec<_> =
+            entries.into_iter().filter(|it| self.position.accept(it) == Step::Next).collect();
+        self.heard(pool, &entries, answered);
+        if self.log.pending() > 0 && self.again.is_none() {
+            pool.work().notify_one();
+        }
+    }
+
+    /// Reads what was missed while the log could not be reached; only then is it asked again.
+    async fn read_on(&mut self, pool: &Arc<Pool>) {
+        match self.log.flush(&self.position).await {
+            Ok(Outcome::Appended(entries)) => {
+                self.take(pool, entries);
+                self.stage = Stage::Following;
+                pool.return_to_log(self.log.now());
+            }
+            Ok(Outcome::Behind(entries)) => {
+                self.take(pool, entries);
+                self.again = Some(Instant::now());
+            }
+            Ok(Outcome::Stale) => self.stage = Stage::Stale,
+            Ok(Outcome::Wait(left)) => self.again = Some(Instant::now() + left.max(PAUSE)),
+            Err(_) => self.again = Some(Instant::now() + PAUSE),
+        }
+    }
+
+    fn take(&mut self, pool: &Arc<Pool>, entries: Vec<Entry>) {
+        let entries: Vec<_> =
+            entries.into_iter().filter(|it| self.position.accept(it) == Step::Next).collect();
+        self.heard(pool, &entries, Answered::Nothing);
+    }
+
+    /// Says that this replica is alive, or, if it has had nothing to do for long, good-bye.
+    async fn beat(&mut self, pool: &Arc<Pool>) {
+        if self.stage != Stage::Following {
+            return;
+        }
+        if self.known && self.used_at.elapsed() > QUIET_AFTER && pool.is_idle() {
+            self.known = self.log.leave().await.is_err();
+            return;
+        }
+        match self.log.beat(&self.position, Bytes::new()).await {
+            Ok(peers) => {
+                self.known = true;
+                pool.saw_replicas(u32::try_from(peers.len() + 1).unwrap_or(u32::MAX));
+            }
+            // While an epoch is settled, too: what follows the log hears of its end.
+            Err(_) => self.again = Some(Instant::now() + PAUSE),
+        }
+    }
+
+    /// Keeps a snapshot, so that the log stays short.
+    async fn save(&mut self, pool: &Arc<Pool>) {
+        let Some(bytes) = pool.save_common() else { return };
+        if self.log.snapshot(&self.position, bytes.into()).await.is_ok() {
+            self.snapshot_at = self.later_snapshot();
+        }
+    }
+
+    fn later_snapshot(&self) -> u64 {
+        self.position.seq + SNAPSHOT_AFTER + fastrand::u64(..SNAPSHOT_AFTER)
+    }
+
+    /// The last words.
+    async fn end(mut self) {
+        if let Some(pool) = self.pool.upgrade()
+            && self.stage == Stage::Following
+        {
+            // What does not get through is taken as spent.
+            for _ in 0..4 {
+                self.again = None;
+                self.call(&pool).await;
+                if self.log.pending() == 0 && pool.is_idle() {
+                    break;
+                }
+            }
+        }
+        if self.known {
+            // If it is not heard, the others notice in a few seconds.
+            let _ = self.log.leave().await;
+        }
+    }
+}
+
+fn written(entry: &Entry) -> Written<'_> {
+    let bytes = match entry.kind {
+        EntryKind::Own => Some(entry.bytes.as_ref()),
+        EntryKind::Gone => None,
+    };
+    Written { owner: entry.replica.0, number: entry.number, at: entry.at, bytes }
+}

@@ -1,0 +1,105 @@
+//! Three gateways that share a quota, when everything is well.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::fleet::{Gateway, Load, jain, report, section, upstream};
+use super::server::{PATIENCE, Proxy, Redis};
+use crate::overload::{MINUTE_MS, TOKENS_BIND};
+
+/// Tenants at each of three replicas: 80, 15 and 5 % of the load.
+const SPREAD: [usize; 3] = [16, 3, 1];
+const TENANTS: usize = 20;
+/// Requests that each keeps open: 200 in all, of 75 a minute.
+const OPEN: usize = 10;
+const MINUTES: u64 = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "the figures are half of the test")]
+async fn three_replicas_use_a_quota_up_and_share_it_fairly_between_tenants() {
+    let redis = Redis::start().await;
+    let upstream = upstream(TOKENS_BIND).await;
+    let shared = section(&redis.url(), "");
+    let start = |_| Gateway::start(&upstream.base_url(), &shared, TENANTS);
+    let gateways: Vec<_> = (0..3).map(start).collect();
+    let mut load = Load::new(TENANTS);
+    let spread = SPREAD.iter().enumerate().flat_map(|(at, count)| vec![at; *count]);
+    for (tenant, at) in spread.enumerate() {
+        load.add(gateways[at].address, tenant, OPEN);
+    }
+    timeout(PATIENCE, upstream.wait_for(|stats| stats.started > 0)).await.expect("a request");
+    sleep(Duration::from_millis(MINUTES * MINUTE_MS)).await;
+    let report = report(&upstream);
+    let tallies = load.end().await;
+    let stats = upstream.stats();
+    let answered: Vec<_> = tallies.iter().map(|tally| tally.answered).collect();
+    let fair = jain(answered.iter().map(|count| *count as f64));
+    println!(
+        "{:.2} % of the quota, {} rejected, Jain {fair:.4}: {answered:?}",
+        100.0 * report.utilisation(),
+        stats.rejected,
+    );
+    for gateway in &gateways {
+        let asked = gateway.metric("tidegate_shared_holds_total{how=\"asked\"}").await;
+        let free = gateway.metric("tidegate_shared_holds_total{how=\"free\"}").await;
+        let contended = gateway.metric("tidegate_shared_contended_total").await;
+        println!("asked {asked}, free {free}, contended {contended}");
+        assert!(asked > 0.0);
+        assert!((gateway.metric("tidegate_shared_replicas").await - 3.0).abs() < 0.5);
+    }
+    assert!(tallies.iter().all(|tally| tally.failed.is_none()), "{tallies:?}");
+    assert_eq!(stats.rejected, 0);
+    assert!(report.utilisation() >= 0.98);
+    assert!(fair >= 0.98);
+    for gateway in gateways {
+        gateway.stop().await;
+    }
+    upstream.shutdown().await;
+}
+
+/// How long the gateway takes to let a request go, one after the other, with plenty left.
+async fn idle(shared: &str, upstream: &str, requests: usize) -> Duration {
+    let gateway = Gateway::start(upstream, shared, 1);
+    let mut waits = Vec::new();
+    let client = reqwest::Client::new();
+    for _ in 0..requests {
+        let began = Instant::now();
+        let answer = client
+            .post(format!("http://{}/v1/chat/completions", gateway.address))
+            .bearer_auth(crate::overload::key(0))
+            .body(r#"{"model":"any","max_completion_tokens":1,"messages":[]}"#)
+            .send()
+            .await
+            .expect("an answer");
+        assert!(answer.status().is_success());
+        answer.bytes().await.expect("a body");
+        waits.push(began.elapsed());
+    }
+    gateway.stop().await;
+    waits.sort_unstable();
+    waits[requests / 2]
+}
+
+/// With a server 20 ms away: a request that has to be asked for takes that much longer, and not twice;
+/// one that does not, nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "the figures are half of the test")]
+async fn an_idle_request_waits_for_one_round_trip_or_for_none() {
+    const WAY: Duration = Duration::from_millis(20);
+    let redis = Redis::start().await;
+    let proxy = Proxy::to(redis.port).await;
+    proxy.way.lock().delay = WAY;
+    let upstream = upstream(TOKENS_BIND).await;
+    let url = upstream.base_url();
+    let alone = idle("", &url, 30).await;
+    let more = "timeout = \"250ms\"\nfloat = false\nnamespace = \"asking\"";
+    let asking = idle(&section(&proxy.url(), more), &url, 30).await;
+    let more = "timeout = \"250ms\"\nnamespace = \"floating\"";
+    let floating = idle(&section(&proxy.url(), more), &url, 30).await;
+    println!("alone {alone:?}, asking {asking:?}, floating {floating:?}");
+    assert!(asking >= alone + WAY / 2, "it asks");
+    assert!(asking < alone + WAY * 19 / 10, "one round trip");
+    assert!(floating < alone + WAY / 2, "none");
+    upstream.shutdown().await;
+}
