@@ -449,6 +449,11 @@ impl Replica {
         self.is_heard() && !self.fresh.is_empty()
     }
 
+    /// Whether the others must not wait for what there is to tell: a request went without asking.
+    pub fn is_urgent(&self) -> bool {
+        self.fresh.iter().any(|(_, word)| held(word).is_some())
+    }
+
     /// What the log is to be asked, if anything is: the same until it is [taken](Self::taken) or
     /// [given up](Self::give_up).
     pub fn question(&mut self, now: Timestamp) -> Option<Vec<u8>> {

@@ -36,6 +36,9 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 const STARTING: Duration = Duration::from_secs(1);
 /// The pause after a call that failed: the breaker opens after three.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long what nobody waits for may wait for company: what one answer tells in three places then
+/// takes one call, and the next request need not wait for it to end.
+const COMPANY: Duration = Duration::from_millis(10);
 /// Entries after which there is a new snapshot; by chance up to twice as many, so that not all
 /// replicas save one.
 const SNAPSHOT_AFTER: u64 = 1_000;
@@ -98,6 +101,7 @@ impl Sharer for Replicas {
             position,
             stage: Stage::Starting(Instant::now() + STARTING),
             again: None,
+            soon: None,
             known: false,
             used_at: Instant::now(),
             snapshot_at: 0,
@@ -134,6 +138,8 @@ struct Between {
     stage: Stage,
     /// When to try again.
     again: Option<Instant>,
+    /// When to tell what nobody waits for.
+    soon: Option<Instant>,
     /// Whether the others know of this replica.
     known: bool,
     used_at: Instant,
@@ -151,7 +157,7 @@ impl Between {
                 Stage::Starting(until) => Some(until),
                 _ => None,
             };
-            let next = [self.again, starting].into_iter().flatten().min();
+            let next = [self.again, self.soon, starting].into_iter().flatten().min();
             let wake = next.unwrap_or_else(|| Instant::now() + BEAT);
             let mut first = None;
             let mut beats = false;
@@ -182,7 +188,7 @@ impl Between {
                 self.beat(&pool).await;
             }
             if self.again.is_none() {
-                self.call(&pool).await;
+                self.soon_or_now(&pool).await;
             }
         }
     }
@@ -265,6 +271,20 @@ impl Between {
         if let Err(error) = heard {
             self.foreign(pool, &error);
         }
+    }
+
+    /// Makes a call now if somebody waits for it, or soon.
+    async fn soon_or_now(&mut self, pool: &Arc<Pool>) {
+        let now = Instant::now();
+        if self.stage == Stage::Following && self.known && !pool.is_urgent() {
+            let due = pool.has_news() || self.log.pending() > 0;
+            self.soon = due.then(|| self.soon.unwrap_or(now + COMPANY));
+            if self.soon.is_none_or(|soon| soon > now) {
+                return;
+            }
+        }
+        self.soon = None;
+        self.call(pool).await;
     }
 
     /// Asks and tells what there is to ask and to tell.

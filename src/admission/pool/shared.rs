@@ -231,6 +231,19 @@ impl Pool {
         Arc::clone(&self.work)
     }
 
+    /// Whether there is anything to tell.
+    pub fn has_news(&self) -> bool {
+        self.state.lock().ledger.shared().is_some_and(|replica| replica.has_news())
+    }
+
+    /// Whether somebody, here or elsewhere, waits for what there is to ask or to tell.
+    pub fn is_urgent(&self) -> bool {
+        let mut state = self.state.lock();
+        let waits = !state.scheduler.is_empty() || state.scheduler.is_waited_elsewhere();
+        let wants = state.together.wants || state.new_head().is_some();
+        waits || wants || state.ledger.shared().is_some_and(|replica| replica.is_urgent())
+    }
+
     /// Prepares a call when the log's time is `log`: `tell` is given what the log is to be told, and
     /// returns the number that it goes under; what is returned is asked.
     pub fn prepare(

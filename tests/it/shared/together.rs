@@ -58,6 +58,9 @@ async fn three_replicas_use_a_quota_up_and_share_it_fairly_between_tenants() {
     upstream.shutdown().await;
 }
 
+const BODY: &str = r#"{"model":"any","max_completion_tokens":1,
+    "messages":[{"role":"user","content":"Which way does the tide run?"}]}"#;
+
 /// How long the gateway takes to let a request go, one after the other, with plenty left.
 async fn idle(shared: &str, upstream: &str, requests: usize) -> Duration {
     let gateway = Gateway::start(upstream, shared, 1);
@@ -68,12 +71,14 @@ async fn idle(shared: &str, upstream: &str, requests: usize) -> Duration {
         let answer = client
             .post(format!("http://{}/v1/chat/completions", gateway.address))
             .bearer_auth(crate::overload::key(0))
-            .body(r#"{"model":"any","max_completion_tokens":1,"messages":[]}"#)
+            .header("content-type", "application/json")
+            .body(BODY)
             .send()
             .await
             .expect("an answer");
-        assert!(answer.status().is_success());
-        answer.bytes().await.expect("a body");
+        let status = answer.status();
+        let body = answer.text().await.expect("a body");
+        assert!(status.is_success(), "{status}: {body}");
         waits.push(began.elapsed());
     }
     gateway.stop().await;
