@@ -19,6 +19,7 @@ mod classes;
 mod deadlines;
 mod elsewhere;
 mod lanes;
+mod load;
 mod slots;
 mod view;
 
@@ -29,8 +30,8 @@ pub use self::classes::ClassRule;
 use self::classes::{Classes, Paid};
 use self::deadlines::Deadlines;
 use self::elsewhere::Elsewhere;
-pub use self::lanes::Load;
-use self::lanes::{Key, Lanes, Tag};
+use self::lanes::{Bill, Key, Lanes, Tag};
+pub use self::load::Load;
 use self::slots::{Slots, Waiting};
 use crate::limit::Cost;
 use crate::time::Timestamp;
@@ -85,9 +86,7 @@ pub struct Entry {
 #[must_use = "a charge that is not ended is kept for ever"]
 pub struct Charge {
     class: usize,
-    lane: usize,
-    weight: NonZeroU32,
-    fair: u64,
+    bill: Bill,
     paid: Paid,
 }
 
@@ -143,7 +142,7 @@ impl Charge {
 
     /// Tokens charged.
     pub const fn fair(&self) -> u64 {
-        self.fair
+        self.bill.fair
     }
 }
 
@@ -292,38 +291,37 @@ impl<T> Scheduler<T> {
     pub fn dispatch_owing(&mut self, ticket: Ticket, owes: bool) -> Option<Departure<T>> {
         let waiting = self.slots.get(ticket)?;
         let (entry, lane) = (waiting.entry, waiting.lane);
-        let Entry { class, fair, weight, .. } = entry;
-        self.lanes[class].depart(lane, fair);
+        let Entry { class, fair, .. } = entry;
+        let bill = self.lanes[class].depart(lane, fair);
         let paid = self.classes.dispatched(class, fair, owes);
         let Waiting { place, item, .. } = self.take(ticket)?;
         let place = place.gone();
-        Some(Departure { entry, item, place, charge: Charge { class, lane, weight, fair, paid } })
+        Some(Departure { entry, item, place, charge: Charge { class, bill, paid } })
     }
 
     /// A request goes without having to wait. To be called only while nobody else waits.
     pub fn pass(&mut self, place: Place, entry: &Entry) -> (Place, Charge) {
         let class = entry.class.min(self.lanes.len() - 1);
-        let lane = self.lanes[class].pass(entry, place.tag);
+        let bill = self.lanes[class].pass(entry, place.tag);
         let paid = self.classes.dispatched(class, entry.fair, false);
-        let Entry { weight, fair, .. } = *entry;
-        (place.gone(), Charge { class, lane, weight, fair, paid })
+        (place.gone(), Charge { class, bill, paid })
     }
 
     /// Replaces what a request was charged by the tokens it `used`.
     #[expect(clippy::needless_pass_by_value, reason = "a charge is ended once: it is used up")]
     pub fn settle(&mut self, charge: Charge, used: u64) {
-        let Charge { class, lane, weight, fair, paid } = charge;
-        self.lanes[class].settle(lane, weight, fair, Some(used));
-        self.classes.settled(class, paid, fair, used);
+        let Charge { class, bill, paid } = charge;
+        self.lanes[class].settle(bill, used);
+        self.classes.settled(class, paid, bill.fair, used);
     }
 
     /// Takes a charge back: the request was not served. Returns the `place` for it to come back to,
     /// with the turn that its tenant has now.
     #[expect(clippy::needless_pass_by_value, reason = "a charge is ended once: it is used up")]
     pub fn release(&mut self, charge: Charge, place: Place) -> Place {
-        let Charge { class, lane, weight, fair, paid } = charge;
-        let tag = self.lanes[class].settle(lane, weight, fair, None);
-        self.classes.settled(class, paid, fair, 0);
+        let Charge { class, bill, paid } = charge;
+        let tag = self.lanes[class].release(bill);
+        self.classes.settled(class, paid, bill.fair, 0);
         Place { tag: Some(tag), ..place }
     }
 

@@ -49,9 +49,9 @@ impl<T> Scheduler<T> {
     /// A request goes at another replica: its tenant and its class are charged for it.
     pub fn pass_elsewhere(&mut self, turn: &Turn) -> Charge {
         let class = turn.class.min(self.lanes.len() - 1);
-        let lane = self.lanes[class].pass_elsewhere(turn);
+        let bill = self.lanes[class].pass_elsewhere(turn);
         let paid = self.classes.dispatched(class, turn.fair, false);
-        Charge { class, lane, weight: turn.weight, fair: turn.fair, paid }
+        Charge { class, bill, paid }
     }
 
     /// Goes on with the tags of others, who have come to these in each class.

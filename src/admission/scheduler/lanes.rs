@@ -10,16 +10,21 @@
 //! - While two tenants wait, their tags differ by at most one request of each, whatever the rate of
 //!   service; corrections of a charge (a settle, a return) move a tag by what they correct.
 //! - A tag that is corrected while its tenant waits may fall behind the virtual time: that service
-//!   was charged and not received. One that nobody waits behind starts at the virtual time.
+//!   was charged and not received.
+//! - A settle corrects no tag to below where its tenant began to wait, but for what it was charged
+//!   since: what it was charged before, beginning there has forgiven.
+//! - Nobody begins behind all who wait: the virtual time may rest on charges that were taken back.
 //! - A lane is kept while someone waits or runs in it, or while its tag is ahead of the virtual
 //!   time; of those that are only ahead, [`MOST_AHEAD`] at most.
+
+mod elsewhere;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU32;
 
 use super::Entry;
-use crate::limit::{Head, Turn};
+use super::load::Load;
 use crate::time::Timestamp;
 
 /// The tenant's charge in units: tokens times this, over the weight. With weights up to a million a
@@ -78,42 +83,22 @@ pub(super) struct Lane {
     pub(super) requests: BTreeSet<Key>,
     pub(super) load: Load,
     in_flight: u32,
+    /// How often it began: to wait, or to be sent what did not have to.
+    begun: u64,
+    /// How far what it was charged before had it begin ahead of the others, the last time; below
+    /// zero, what was forgiven because it began where they are.
+    lead: Tag,
 }
 
-/// What waiting requests come to.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Load {
-    /// How many they are.
-    pub queued: usize,
-    /// Bytes of memory they keep.
-    pub bytes: u64,
-    /// Tokens that they are likely to use.
-    pub fair: u64,
-    /// Tokens that will be held for them.
-    pub safe: u64,
-}
-
-impl Load {
-    pub(super) fn add(&mut self, entry: &Entry) {
-        self.queued += 1;
-        self.bytes += entry.bytes;
-        self.fair += entry.fair;
-        self.safe += entry.cost.tokens;
-    }
-
-    pub(super) fn merge(&mut self, other: &Self) {
-        self.queued += other.queued;
-        self.bytes += other.bytes;
-        self.fair += other.fair;
-        self.safe += other.safe;
-    }
-
-    pub(super) fn remove(&mut self, entry: &Entry) {
-        self.queued -= 1;
-        self.bytes -= entry.bytes;
-        self.fair -= entry.fair;
-        self.safe -= entry.cost.tokens;
-    }
+/// What a lane was charged for a request that went, for [`Lanes::settle`] to correct.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Bill {
+    lane: usize,
+    /// The lane's count of beginnings at that time.
+    begun: u64,
+    weight: NonZeroU32,
+    /// Tokens.
+    pub(super) fair: u64,
 }
 
 impl Lane {
@@ -138,17 +123,22 @@ fn charge(fair: u64, weight: NonZeroU32) -> Tag {
     i128::from(fair.max(1)) * SCALE / i128::from(weight.get())
 }
 
+impl Bill {
+    fn charge(&self) -> Tag {
+        charge(self.fair, self.weight)
+    }
+}
+
 impl Lanes {
     /// Lets a request wait in its tenant's lane. One that comes back starts at its old `tag`.
     pub(super) fn wait(&mut self, entry: &Entry, key: Key, tag: Option<Tag>) -> usize {
         let index = self.lane(entry.tenant, entry.weight);
-        let start = self.start(index, tag);
-        let lane = &mut self.lanes[index];
-        if lane.requests.is_empty() {
-            self.ahead.remove(&(lane.tag, index));
-            (lane.tag, lane.since) = (start, key.1);
-            self.order.insert((lane.tag, lane.since, index));
+        if self.lanes[index].requests.is_empty() {
+            let start = self.begin(index, tag);
+            self.lanes[index].since = key.1;
+            self.order.insert((start, key.1, index));
         }
+        let lane = &mut self.lanes[index];
         lane.requests.insert(key);
         lane.load.add(entry);
         index
@@ -167,97 +157,44 @@ impl Lanes {
 
     /// Charges a tenant for a request that goes, in order or not. The request is taken out of the lane
     /// by [`Self::leave`], after this.
-    pub(super) fn depart(&mut self, index: usize, fair: u64) {
+    pub(super) fn depart(&mut self, index: usize, fair: u64) -> Bill {
         let least = self.order.first().map_or(self.now, |(tag, ..)| *tag);
-        let lane = &mut self.lanes[index];
-        lane.in_flight += 1;
-        let charge = charge(fair, lane.weight);
-        self.retag(index, charge);
+        let bill = self.bill(index, fair);
         self.advance(least);
+        bill
     }
 
-    /// Charges a tenant for a request that did not have to wait; returns its lane.
-    pub(super) fn pass(&mut self, entry: &Entry, tag: Option<Tag>) -> usize {
+    /// Charges a tenant for a request that did not have to wait.
+    pub(super) fn pass(&mut self, entry: &Entry, tag: Option<Tag>) -> Bill {
         let index = self.lane(entry.tenant, entry.weight);
-        let start = self.start(index, tag);
-        let lane = &mut self.lanes[index];
-        if lane.requests.is_empty() {
-            self.ahead.remove(&(lane.tag, index));
-            lane.tag = start;
+        if self.lanes[index].requests.is_empty() {
+            self.begin(index, tag);
         }
-        lane.in_flight += 1;
-        let (start, charge) = (lane.tag, charge(entry.fair, entry.weight));
+        let start = self.lanes[index].tag;
         let least = self.order.first().map_or(start, |(tag, ..)| start.min(*tag));
-        self.retag(index, charge);
+        let bill = self.bill(index, entry.fair);
         self.advance(least);
-        index
+        bill
     }
 
-    /// Charges a tenant for a request that goes at another replica, whose tag there was `tag`; returns
-    /// its lane.
-    pub(super) fn pass_elsewhere(&mut self, turn: &Turn) -> usize {
-        let index = self.lane(turn.tenant, turn.weight);
-        let lane = &mut self.lanes[index];
-        if lane.requests.is_empty() {
-            self.ahead.remove(&(lane.tag, index));
-            lane.tag = lane.tag.max(turn.tag);
+    /// Corrects a charge to what was `used`.
+    pub(super) fn settle(&mut self, bill: Bill, used: u64) {
+        let by = charge(used, bill.weight) - bill.charge();
+        let lane = &mut self.lanes[bill.lane];
+        if bill.begun == lane.begun {
+            return self.close(bill, by);
         }
-        lane.in_flight += 1;
-        let least = self.order.first().map_or(turn.tag, |(tag, ..)| turn.tag.min(*tag));
-        self.retag(index, charge(turn.fair, turn.weight));
-        self.advance(least);
-        index
+        // It would have begun elsewhere, had this been known: but not behind the others.
+        let before = lane.lead.max(0);
+        lane.lead += by;
+        let by = lane.lead.max(0) - before;
+        self.close(bill, by);
     }
 
-    /// Moves everybody so that the virtual time is `to`: others count from elsewhere.
-    pub(super) fn count_from(&mut self, to: Tag) {
-        let by = to - self.now;
-        self.now = to;
-        self.lanes.iter_mut().for_each(|lane| lane.tag += by);
-        let moved = self.order.iter().map(|(tag, since, index)| (tag + by, *since, *index));
-        self.order = moved.collect();
-        self.ahead = self.ahead.iter().map(|(tag, index)| (tag + by, *index)).collect();
-    }
-
-    /// The tag of a request that a tenant sends now without having to wait.
-    pub(super) fn tag_now(&self, tenant: u64) -> Tag {
-        match self.of(tenant) {
-            Some(lane) if !lane.requests.is_empty() => lane.tag,
-            Some(lane) => lane.tag.max(self.now),
-            None => self.now,
-        }
-    }
-
-    /// Lanes in which somebody waits.
-    pub(super) fn waiting(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Tokens that so many tenants at another replica are sent until their tags are above `turn`.
-    pub(super) fn until_elsewhere(head: &Head, turn: Tag) -> u64 {
-        let Head { turn: Turn { tag, weight, .. }, line, .. } = head;
-        let tokens = (turn - tag).max(0) * i128::from(weight.get()) / SCALE;
-        let all = tokens.saturating_mul(i128::from(line.tenants.max(1)));
-        let one = line.fair / line.queued.max(1);
-        u64::try_from(all).unwrap_or(u64::MAX).saturating_add(one).min(line.fair)
-    }
-
-    /// Corrects a charge of `fair` to what was `used`, or takes it back; returns the tag.
-    pub(super) fn settle(
-        &mut self,
-        index: usize,
-        weight: NonZeroU32,
-        fair: u64,
-        used: Option<u64>,
-    ) -> Tag {
-        self.lanes[index].in_flight -= 1;
-        let used = used.map_or(0, |used| charge(used, weight));
-        self.retag(index, used - charge(fair, weight));
-        let Lane { tag, requests, .. } = &self.lanes[index];
-        let tag = *tag;
-        if requests.is_empty() {
-            self.rest(index);
-        }
+    /// Takes a charge back, for a request that comes back itself; returns the tag.
+    pub(super) fn release(&mut self, bill: Bill) -> Tag {
+        let tag = self.lanes[bill.lane].tag - bill.charge();
+        self.close(bill, -bill.charge());
         tag
     }
 
@@ -300,6 +237,8 @@ impl Lanes {
             requests: BTreeSet::new(),
             load: Load::default(),
             in_flight: 0,
+            begun: 0,
+            lead: 0,
         };
         let index = match self.free.pop() {
             Some(index) => {
@@ -315,9 +254,40 @@ impl Lanes {
         index
     }
 
-    /// The tag with which a lane in which nobody waits starts.
-    fn start(&self, index: usize, tag: Option<Tag>) -> Tag {
-        self.lanes[index].tag.max(tag.map_or(self.now, |tag| tag.min(self.now)))
+    /// Where a tenant begins that has nothing to remember.
+    fn turn(&self) -> Tag {
+        self.order.last().map_or(self.now, |(tag, ..)| self.now.min(*tag))
+    }
+
+    /// A lane in which nobody waits begins, at its old `tag` if a request comes back; returns the new
+    /// one.
+    fn begin(&mut self, index: usize, tag: Option<Tag>) -> Tag {
+        let turn = self.turn();
+        let turn = tag.map_or(turn, |tag| tag.min(turn));
+        let lane = &mut self.lanes[index];
+        self.ahead.remove(&(lane.tag, index));
+        lane.begun += 1;
+        lane.lead = lane.tag - turn;
+        lane.tag = lane.tag.max(turn);
+        lane.tag
+    }
+
+    /// Charges a lane for one more request that is under way.
+    fn bill(&mut self, index: usize, fair: u64) -> Bill {
+        let lane = &mut self.lanes[index];
+        lane.in_flight += 1;
+        let bill = Bill { lane: index, begun: lane.begun, weight: lane.weight, fair };
+        self.retag(index, bill.charge());
+        bill
+    }
+
+    /// Corrects a lane's tag at the end of a request.
+    fn close(&mut self, bill: Bill, by: Tag) {
+        self.lanes[bill.lane].in_flight -= 1;
+        self.retag(bill.lane, by);
+        if self.lanes[bill.lane].requests.is_empty() {
+            self.rest(bill.lane);
+        }
     }
 
     /// Moves a lane's tag, and the lane in the order of turns if it stands there.

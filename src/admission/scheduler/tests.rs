@@ -24,13 +24,24 @@ fn go<T>(scheduler: &mut Scheduler<T>) -> Departure<T> {
     scheduler.dispatch(ticket).expect("the head waits")
 }
 
-/// The same order, said as plainly as possible: lists that are searched, nothing forgotten.
+/// The same order, said as plainly as possible: lists that are searched.
 #[derive(Default)]
 struct Model {
     waiting: Vec<(Ticket, u64, Option<Timestamp>, Entry)>,
-    /// By class and tenant: tag, and the arrival that opened the lane.
-    tags: BTreeMap<(usize, u64), (i128, u64)>,
+    /// By class and tenant.
+    tags: BTreeMap<(usize, u64), ModelLane>,
     now: BTreeMap<usize, i128>,
+}
+
+#[derive(Default)]
+struct ModelLane {
+    tag: i128,
+    /// The arrival that opened the lane.
+    since: u64,
+    /// What it was charged before that, less where it could have begun.
+    lead: i128,
+    begun: u64,
+    in_flight: u64,
 }
 
 impl Model {
@@ -45,9 +56,17 @@ impl Model {
     fn insert(&mut self, ticket: Ticket, place: Place, entry: Entry) {
         let now = self.now.get(&entry.class).copied().unwrap_or(0);
         let opens = self.lane(entry.class, entry.tenant).next().is_none();
+        let of_class = self.waiting.iter().filter(|it| it.3.class == entry.class);
+        let last = of_class.map(|it| self.tags[&(entry.class, it.3.tenant)].tag).max();
         let lane = self.tags.entry((entry.class, entry.tenant)).or_default();
         if opens {
-            *lane = (lane.0.max(place.tag.map_or(now, |tag| tag.min(now))), place.seq);
+            if lane.in_flight == 0 && lane.tag <= now {
+                lane.tag = 0;
+            }
+            let turn = last.map_or(now, |last| last.min(now));
+            let turn = place.tag.map_or(turn, |tag| tag.min(turn));
+            (lane.lead, lane.since) = (lane.tag - turn, place.seq);
+            (lane.tag, lane.begun) = (lane.tag.max(turn), lane.begun + 1);
         }
         self.waiting.push((ticket, place.seq, place.order, entry));
     }
@@ -55,24 +74,38 @@ impl Model {
     fn first_of(&self, class: usize) -> Option<Ticket> {
         let of_class = self.waiting.iter().filter(|it| it.3.class == class);
         let first = of_class.min_by_key(|(_, seq, order, entry)| {
-            (self.tags[&(class, entry.tenant)], order.unwrap_or(entry.deadline), *seq)
+            let lane = &self.tags[&(class, entry.tenant)];
+            (lane.tag, lane.since, order.unwrap_or(entry.deadline), *seq)
         });
         first.map(|it| it.0)
     }
 
-    fn dispatch(&mut self, ticket: Ticket) {
+    /// Returns the beginning at which it was charged.
+    fn dispatch(&mut self, ticket: Ticket) -> u64 {
         let index = self.waiting.iter().position(|it| it.0 == ticket).unwrap();
         let Entry { class, tenant, weight, fair, .. } = self.waiting[index].3;
         let of_class = self.waiting.iter().filter(|it| it.3.class == class);
-        let least = of_class.map(|it| self.tags[&(class, it.3.tenant)].0).min().unwrap();
+        let least = of_class.map(|it| self.tags[&(class, it.3.tenant)].tag).min().unwrap();
         let now = self.now.entry(class).or_default();
         *now = least.max(*now);
         self.waiting.remove(index);
-        self.correct(class, tenant, i128::from(fair) * (1 << 20) / i128::from(weight.get()));
+        let lane = self.tags.get_mut(&(class, tenant)).unwrap();
+        lane.tag += i128::from(fair) * (1 << 20) / i128::from(weight.get());
+        lane.in_flight += 1;
+        lane.begun
     }
 
-    fn correct(&mut self, class: usize, tenant: u64, by: i128) {
-        self.tags.get_mut(&(class, tenant)).unwrap().0 += by;
+    fn correct(&mut self, class: usize, tenant: u64, begun: Option<u64>, by: i128) {
+        let lane = self.tags.get_mut(&(class, tenant)).unwrap();
+        lane.in_flight -= 1;
+        if begun.is_none_or(|begun| begun == lane.begun) {
+            lane.tag += by;
+        } else {
+            // As if it had been charged that before it began.
+            let since = lane.tag - lane.lead.max(0);
+            lane.lead += by;
+            lane.tag = since + lane.lead.max(0);
+        }
     }
 }
 
@@ -107,19 +140,20 @@ proptest! {
                     let ticket = if deadline < 6 { scheduler.head().unwrap().0 }
                         else { model.waiting[pick.index(model.waiting.len())].0 };
                     let departure = scheduler.dispatch(ticket).unwrap();
-                    model.dispatch(ticket);
                     gone.push(ticket);
-                    flying.push(departure);
+                    flying.push((departure, model.dispatch(ticket)));
                 }
                 5 | 6 if !flying.is_empty() => {
-                    let Departure { entry, charge, place, .. } = flying.swap_remove(pick.index(flying.len()));
+                    let (gone, begun) = flying.swap_remove(pick.index(flying.len()));
+                    let Departure { entry, charge, place, .. } = gone;
                     let scaled = |units: u64| i128::from(units) * (1 << 20) / i128::from(entry.weight.get());
                     if step == 5 {
                         scheduler.settle(charge, fair);
-                        model.correct(entry.class, entry.tenant, scaled(fair) - scaled(entry.fair));
+                        let by = scaled(fair) - scaled(entry.fair);
+                        model.correct(entry.class, entry.tenant, Some(begun), by);
                     } else {
                         let place = scheduler.release(charge, place);
-                        model.correct(entry.class, entry.tenant, -scaled(entry.fair));
+                        model.correct(entry.class, entry.tenant, None, -scaled(entry.fair));
                         let ticket = scheduler.insert(place, entry, entry.fair);
                         model.insert(ticket, place, entry);
                     }
@@ -256,7 +290,8 @@ proptest! {
             let fair = used * wrong[usize::try_from(tenant).unwrap()];
             scheduler.insert(place, entry(0, tenant, 1, fair, 9), used);
         };
-        (0..3).for_each(|tenant| push(&mut scheduler, tenant));
+        // Two, because one alone that goes leaves nobody behind.
+        [0, 1, 2, 0, 1, 2].into_iter().for_each(|tenant| push(&mut scheduler, tenant));
         for _ in 0..500 {
             let Departure { entry, charge, item, .. } = go(&mut scheduler);
             push(&mut scheduler, entry.tenant);
@@ -272,6 +307,96 @@ proptest! {
         let (least, most) = (total.iter().min().unwrap(), total.iter().max().unwrap());
         prop_assert!(most - least <= slack, "{total:?}");
     }
+}
+
+proptest! {
+    /// Whoever begins to wait after another goes before it once at most, whatever it was charged
+    /// too much before: what had been sent to it by then is no claim on those who got nothing.
+    #[test]
+    fn what_was_charged_before_gets_nobody_ahead_of_those_who_wait(
+        before in prop::collection::vec((0..4_u64, 1..1_000_u64), 1..60),
+        steps in prop::collection::vec((0..8_u8, any::<prop::sample::Index>(), 0..4_u64, 1..1_000_u64), 1..200),
+    ) {
+        const NEW: u64 = 9;
+        let mut scheduler: Scheduler<()> = Scheduler::default();
+        let mut flying = Vec::new();
+        for (tenant, fair) in before {
+            let place = scheduler.place();
+            flying.push(scheduler.pass(place, &entry(0, tenant, 1, fair, 9)).1);
+        }
+        let push = |scheduler: &mut Scheduler<()>, tenant: u64, fair: u64| {
+            let place = scheduler.place();
+            scheduler.insert(place, entry(0, tenant, 1, fair, 9), ());
+        };
+        push(&mut scheduler, NEW, 500);
+        let mut sent = [0; 4];
+        for (step, pick, tenant, tokens) in steps {
+            match step {
+                0..=2 => push(&mut scheduler, tenant, tokens),
+                3..=5 if !flying.is_empty() => {
+                    let charge = flying.swap_remove(pick.index(flying.len()));
+                    // Too much was charged, but something was used.
+                    let used = tokens.min(charge.fair());
+                    scheduler.settle(charge, used);
+                }
+                _ => {
+                    let Departure { entry, charge, .. } = go(&mut scheduler);
+                    flying.push(charge);
+                    if entry.tenant == NEW {
+                        return Ok(());
+                    }
+                    sent[usize::try_from(entry.tenant).unwrap()] += 1;
+                    prop_assert!(sent.iter().all(|sent| *sent <= 1), "{sent:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Four whose requests turn out to take a third of what they were charged. The first two had a
+/// whole burst to themselves; the next is for all.
+#[test]
+fn a_burst_is_shared_whoever_had_the_one_before() {
+    let mut scheduler: Scheduler<()> = Scheduler::default();
+    let request = |tenant| entry(0, tenant, 1, 900, 9);
+    let mut flying = Vec::new();
+    for tenant in [0, 1] {
+        for _ in 0..60 {
+            let place = scheduler.place();
+            flying.push((tenant, scheduler.pass(place, &request(tenant)).1));
+        }
+    }
+    let push = |scheduler: &mut Scheduler<()>, tenant| {
+        let place = scheduler.place();
+        scheduler.insert(place, request(tenant), ());
+    };
+    (0..60).for_each(|_| (2..4).for_each(|tenant| push(&mut scheduler, tenant)));
+    // They ask again as they are answered.
+    for (tenant, charge) in flying {
+        scheduler.settle(charge, 300);
+        push(&mut scheduler, tenant);
+    }
+    let mut sent = [0; 4];
+    (0..120).for_each(|_| sent[usize::try_from(go(&mut scheduler).entry.tenant).unwrap()] += 1);
+    assert_eq!(sent, [30; 4]);
+}
+
+/// Virtual time has followed two that were charged ten times what they used; when that is known,
+/// somebody who comes then has their turn with them.
+#[test]
+fn nobody_begins_behind_all_who_wait() {
+    let mut scheduler: Scheduler<()> = Scheduler::default();
+    let push = |scheduler: &mut Scheduler<()>, tenant| {
+        let place = scheduler.place();
+        scheduler.insert(place, entry(0, tenant, 1, 1_000, 9), ());
+    };
+    (0..90).for_each(|_| (0..2).for_each(|tenant| push(&mut scheduler, tenant)));
+    let flying: Vec<_> = (0..80).map(|_| go(&mut scheduler).charge).collect();
+    flying.into_iter().for_each(|charge| scheduler.settle(charge, 100));
+    (0..30).for_each(|_| push(&mut scheduler, 2));
+    let mut sent = [0; 3];
+    (0..30).for_each(|_| sent[usize::try_from(go(&mut scheduler).entry.tenant).unwrap()] += 1);
+    assert_eq!(sent, [10; 3]);
 }
 
 #[test]
