@@ -1,16 +1,14 @@
 //! A gateway that is killed, or stopped in order, and started again where it left off.
 
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tidegate::simulator::quota::{Limit, Name, Unit};
 use tidegate::simulator::{
     HeaderStyle, Latency, Options, OutputModel, Report, Reservation, Simulator,
@@ -18,6 +16,7 @@ use tidegate::simulator::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::process::{Process, file, path, tidegate};
 use crate::support::{ANY, client, eventually, wait_for};
 
 /// A simulated minute is three seconds.
@@ -36,14 +35,8 @@ struct Program {
     api: SocketAddr,
     admin: SocketAddr,
     state: TempDir,
-    config: std::path::PathBuf,
-    child: Option<Child>,
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.kill();
-    }
+    config: NamedTempFile,
+    process: Option<Process>,
 }
 
 fn free_port() -> SocketAddr {
@@ -52,12 +45,10 @@ fn free_port() -> SocketAddr {
 
 impl Program {
     fn new(upstream: &str) -> Self {
-        let state = TempDir::new().expect("a directory");
         let (api, admin) = (free_port(), free_port());
         let minute = MINUTE.as_millis();
         let day = minute * 1_440;
-        let config = state.path().join("tidegate.toml");
-        let text = format!(
+        let config = file(&format!(
             r#"
             [server]
             listen = "{api}"
@@ -77,49 +68,28 @@ impl Program {
               {{ unit = "tokens", limit = {TOKENS_A_DAY}, per = "{day}ms", name = "day", mode = "bucket" }},
             ]
             "#
-        );
-        std::fs::write(&config, text).expect("room");
-        Self { api, admin, state, config, child: None }
-    }
-
-    fn dir(&self) -> &Path {
-        self.state.path()
+        ));
+        let state = TempDir::new().expect("a directory");
+        Self { api, admin, state, config, process: None }
     }
 
     fn start(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
-            .args(["serve", "--config"])
-            .arg(&self.config)
-            .arg("--state-dir")
-            .arg(self.dir().join("state"))
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("it starts");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        self.child = Some(child);
-        assert!(line.starts_with("tidegate ready:"), "{line:?}");
+        let state = self.state.path().to_str().expect("text");
+        let mut command =
+            tidegate(&["serve", "--config", path(&self.config), "--state-dir", state]);
+        self.process = Some(Process::start(command.stderr(Stdio::inherit())));
     }
 
     /// As a power cut would, for all that the program knows.
     fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.process = None;
     }
 
     /// Stops it in order; its exit code.
     async fn stop(&mut self) -> Option<i32> {
-        let mut child = self.child.take().expect("it runs");
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
-        let status = eventually("its end", async || child.try_wait().expect("it is ours")).await;
-        status.code()
+        let process = self.process.take().expect("it runs");
+        process.signal(Signal::TERM);
+        process.end().await.0
     }
 
     /// Asks once; whether there was an answer to the end, with a good status.

@@ -1,6 +1,7 @@
 //! A gateway in process on free ports, between a client of the test's own and an upstream of its
 //! choice: the simulator, or a script on a socket ([`upstream`]).
 
+pub(crate) mod process;
 pub(crate) mod prompts;
 pub(crate) mod upstream;
 pub(crate) mod wire;

@@ -1,113 +1,30 @@
 //! The program: signals, exit codes and what it prints.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::NamedTempFile;
 use tidegate::simulator::{Latency, Options, Simulator};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::support::process::{self, Process, file, path, tidegate};
 use crate::support::upstream::{LAST_CHUNK, STREAM_HEAD, Upstream, chunk};
 use crate::support::wire::{Wire, chat};
-use crate::support::{
-    ACCOUNT_KEY, PATIENCE, config_text, eventually, flat, hello, roomy, wait_for, with,
-};
-
-fn tidegate(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(args).env_clear().env("ACCOUNT_KEY", ACCOUNT_KEY);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+use crate::support::{ACCOUNT_KEY, config_text, flat, hello, roomy, wait_for, with};
 
 /// Runs a command that ends by itself.
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = tidegate(args).output().expect("it starts");
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    (status.code(), text(stdout), text(stderr))
+    process::run(&mut tidegate(args))
 }
 
-fn file(text: &str) -> NamedTempFile {
-    let mut file = NamedTempFile::new().expect("a file");
-    file.write_all(text.as_bytes()).expect("room");
-    file
-}
-
-fn path(file: &NamedTempFile) -> &str {
-    file.path().to_str().expect("text")
-}
-
-/// A running program; killed when dropped.
-struct Process {
-    child: Child,
-    api: SocketAddr,
-    admin: SocketAddr,
-    _config: NamedTempFile,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended long ago.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Process {
-    /// `tidegate serve`, once it says that it is ready.
-    fn serve(upstream: &str, changes: &str) -> Self {
-        let config = file(&config_text(upstream, changes));
-        let mut child = tidegate(&["serve", "--stateless", "--config", path(&config)])
-            .spawn()
-            .expect("it starts");
-        let mut line = String::new();
-        let stdout = child.stdout.as_mut().expect("it is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let mut addrs = line.split("http://").skip(1).filter_map(|rest| {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')?;
-            rest[..end].parse().ok()
-        });
-        assert!(line.starts_with("tidegate ready: http://127.0.0.1:"), "{line:?}");
-        let api = addrs.next().expect("the API's address");
-        let admin = addrs.last().expect("the admin port's address");
-        Self { child, api, admin, _config: config }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-
-    async fn page(&self, path: &str) -> Option<String> {
-        let client = crate::support::client();
-        let response = client.get(format!("http://{}{path}", self.admin)).send().await.ok()?;
-        response.text().await.ok()
-    }
-
-    async fn wait_page(&self, path: &str, part: &str) {
-        let seen = async || self.page(path).await?.contains(part).then_some(());
-        eventually(&format!("{part} in {path}"), seen).await;
-    }
-
-    /// Its exit code and what it wrote to standard error, once it has ended.
-    async fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("it is ours") {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "it does not end");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        let mut text = String::new();
-        self.child.stderr.take().expect("it is piped").read_to_string(&mut text).expect("text");
-        (status.code(), text)
-    }
+/// `tidegate serve`, once it says that it is ready.
+fn serve(upstream: &str, changes: &str) -> Process {
+    let config = file(&config_text(upstream, changes));
+    Process::start(&mut tidegate(&["serve", "--stateless", "--config", path(&config)]))
 }
 
 /// Streams without end.
@@ -141,7 +58,7 @@ async fn a_signal_lets_running_answers_finish_and_refuses_the_rest() {
         let options = Options { latency, chunk_tokens: 1, ..roomy() };
         let simulator = Simulator::start(options, crate::support::ANY).await.expect("a free port");
         let changes = "models.\"*\".max_concurrent = 1";
-        let process = Process::serve(&simulator.base_url(), changes);
+        let process = serve(&simulator.base_url(), changes);
         let mut first = streaming(process.api).await;
         let mut second = Wire::open(process.api, chat("", hello().to_string())).await;
         process.wait_page("/metrics", "tidegate_queue_depth 1\n").await;
@@ -178,7 +95,7 @@ async fn the_drain_is_bounded_whatever_the_callers_do() {
         (&stream(), Some(1), "an endless answer"),
     ] {
         let upstream = endless().await;
-        let process = Process::serve(&upstream.url(), "server.drain_timeout = \"300ms\"");
+        let process = serve(&upstream.url(), "server.drain_timeout = \"300ms\"");
         let mut wire = Wire::open(process.api, bytes).await;
         process.wait_page("/metrics", "tidegate_connections 1\n").await;
         if code == Some(1) {
@@ -205,7 +122,7 @@ async fn the_drain_is_bounded_whatever_the_callers_do() {
 #[tokio::test]
 async fn half_a_head_on_a_kept_connection_does_not_hold_the_drain_up_for_ever() {
     let simulator = Simulator::start(roomy(), crate::support::ANY).await.expect("a free port");
-    let process = Process::serve(&simulator.base_url(), "server.drain_timeout = \"300ms\"");
+    let process = serve(&simulator.base_url(), "server.drain_timeout = \"300ms\"");
     let mut wire = Wire::open(process.api, chat("", hello().to_string())).await;
     assert_eq!(wire.answer().await.status, 200);
     wire.send("POST /v1/chat/completions HTTP/1.1\r\nhost: g\r\nx-half").await;
@@ -218,7 +135,7 @@ async fn half_a_head_on_a_kept_connection_does_not_hold_the_drain_up_for_ever() 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let upstream = endless().await;
-    let process = Process::serve(&upstream.url(), "server.drain_timeout = \"1h\"");
+    let process = serve(&upstream.url(), "server.drain_timeout = \"1h\"");
     let _stream = streaming(process.api).await;
     process.signal(Signal::TERM);
     process.wait_page("/readyz", "draining").await;
@@ -286,10 +203,8 @@ fn tokens_are_counted_by_the_tokenizer_of_the_model() {
         ("none", 2, "tidegate: the prompts of \"none\" are not counted\n"),
     ] {
         let mut command = tidegate(&["tokens", "--config", path(&config), "--model", model]);
-        let Output { status, stdout, stderr } =
-            command.stdin(text.reopen().expect("it is there")).output().expect("it starts");
-        let shown = String::from_utf8([stdout, stderr].concat()).expect("text");
-        assert_eq!((status.code(), shown.as_str()), (Some(code), said), "{model}");
+        let (seen, out, error) = process::run(command.stdin(text.reopen().expect("it is there")));
+        assert_eq!((seen, (out + &error).as_str()), (Some(code), said), "{model}");
     }
     let missing = file(&config_text(
         "http://127.0.0.1:9",
@@ -325,7 +240,7 @@ fn usage_is_explained() {
 #[tokio::test]
 async fn a_health_check_tells_ready_from_draining_from_gone() {
     let upstream = endless().await;
-    let process = Process::serve(&upstream.url(), "server.drain_timeout = \"1h\"");
+    let process = serve(&upstream.url(), "server.drain_timeout = \"1h\"");
     let url = format!("http://{}/readyz", process.admin);
     let check = async |url: &str| {
         let url = url.to_owned();
@@ -361,7 +276,7 @@ async fn each_request_is_logged_on_one_line_without_secrets() {
     let simulator = Simulator::start(roomy(), crate::support::ANY).await.expect("a free port");
     let changes =
         "upstream.api_key = \"env:ACCOUNT_KEY\"\nlog.format = \"json\"\nlog.level = \"trace\"";
-    let process = Process::serve(&simulator.base_url(), changes);
+    let process = serve(&simulator.base_url(), changes);
     let headers = "authorization: Bearer planted-key\r\n";
     let body = with(hello(), "user", "planted-user").to_string();
     for (headers, body) in [

@@ -64,10 +64,6 @@ async fn sentinels_say_who_took_over() {
     assert_eq!(role[0], redis::Value::BulkString(b"master".to_vec()));
 }
 
-/// All that a gateway needs to be allowed.
-const RIGHTS: &str = "~tidegate:* &tidegate:* -@all +eval +evalsha +ping +info +time +hello +role \
-     +select +subscribe +unsubscribe +publish +@hash +@stream +get +set +del +expire";
-
 /// A certificate for 127.0.0.1 that vouches for itself.
 fn certificate(folder: &TempDir) {
     let key = rcgen::KeyPair::generate().expect("a key");
@@ -81,7 +77,9 @@ fn certificate(folder: &TempDir) {
 async fn encrypted_and_with_a_login_of_few_rights() {
     let folder = TempDir::new().expect("a folder");
     certificate(&folder);
-    let acl = format!("user default off\nuser gateway on >pass-planted {RIGHTS}\n");
+    let rights = super::manifests::rights();
+    assert!(rights.contains("+evalsha") && rights.contains("-@all"), "{rights}");
+    let acl = format!("user default off\nuser gateway on >pass-planted {rights}\n");
     std::fs::write(folder.path().join("users.acl"), acl).expect("a file");
     let port = super::server::free_port().to_string();
     let server = Redis::in_folder(

@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate::simulator::Simulator;
 
-use super::{Process, config, saved, text, tidegate};
+use super::{config, saved, tidegate};
+use crate::support::process::{Process, path};
 use crate::support::{ANY, roomy};
 
 #[tokio::test]
@@ -15,7 +16,7 @@ async fn usage_outlives_an_end_in_order_and_a_kill() {
     let dir = TempDir::new().expect("a directory");
     let url = simulator.base_url();
 
-    let process = Process::serve(&url, dir.path());
+    let process = Process::keeping(&url, dir.path());
     process.complete(3).await;
     process.signal(Signal::TERM);
     let (code, log) = process.end().await;
@@ -27,7 +28,7 @@ async fn usage_outlives_an_end_in_order_and_a_kill() {
     files.sort();
     assert_eq!(files, ["lock", "tidegate.db"], "the log is folded in");
 
-    let process = Process::serve(&url, dir.path());
+    let process = Process::keeping(&url, dir.path());
     process.complete(4).await;
     assert_eq!(process.requests().await, 7, "it is on disk when it is told");
     process.signal(Signal::KILL);
@@ -35,7 +36,7 @@ async fn usage_outlives_an_end_in_order_and_a_kill() {
     let left = saved(&dir);
     assert!(!left.clean, "{left:?}");
 
-    let process = Process::serve(&url, dir.path());
+    let process = Process::keeping(&url, dir.path());
     assert_eq!(process.requests().await, 7);
     let hours = process.usage("by=total&since=1h&step=hour").await;
     let rows = hours["rows"].as_array().expect("a list").clone();
@@ -47,10 +48,10 @@ async fn usage_outlives_an_end_in_order_and_a_kill() {
 async fn what_is_quiet_says_so_and_commits_nothing_more() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     process.complete(1).await;
     let commits = async || {
-        let page = process.page("/metrics").await;
+        let page = process.page("/metrics").await.expect("it answers");
         let line = page.lines().find(|it| it.starts_with("tidegate_store_commits_total "));
         line.map(|it| it.to_owned())
     };
@@ -74,19 +75,18 @@ async fn the_directory_is_the_users_unless_one_is_named() {
     let home = TempDir::new().expect("a directory");
     for (variable, place) in [("HOME", ".local/state/tidegate"), ("XDG_STATE_HOME", "tidegate")] {
         let config = config(&simulator.base_url(), "");
-        let mut command = tidegate(&["serve", "--config", text(config.path())]);
+        let mut command = tidegate(&["serve", "--config", path(&config)]);
         command.env(variable, home.path());
-        let process = Process::ready(command, config);
+        let process = Process::start(&mut command);
         process.complete(1).await;
         assert_eq!(process.requests().await, 1);
         assert!(home.path().join(place).join("tidegate.db").exists(), "{place}");
     }
     for (named, flag) in [("", "--stateless"), ("state.stateless = true", "")] {
         let config = config(&simulator.base_url(), named);
-        let path = text(config.path()).to_owned();
-        let mut args = vec!["serve", "--config", &path];
+        let mut args = vec!["serve", "--config", path(&config)];
         args.extend((!flag.is_empty()).then_some(flag));
-        let process = Process::ready(tidegate(&args), config);
+        let process = Process::start(&mut tidegate(&args));
         process.complete(2).await;
         let told = process.usage("by=total").await;
         assert_eq!(told["kept"], "memory", "{told:#}");

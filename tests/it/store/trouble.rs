@@ -2,43 +2,45 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate::simulator::Simulator;
 
-use super::{Process, config, refused, text, tidegate};
+use super::{config, refused, text, tidegate, under};
+use crate::support::process::{Process, path};
 use crate::support::{ANY, roomy};
 
 /// Exit code and standard error of `serve` with state in `dir`.
 fn serve(dir: &Path) -> (Option<i32>, String) {
     let config = config("http://127.0.0.1:9", "");
-    refused(&mut tidegate(&["serve", "--config", text(config.path()), "--state-dir", text(dir)]))
+    refused(&mut tidegate(&["serve", "--config", path(&config), "--state-dir", text(dir)]))
 }
 
 #[tokio::test]
 async fn a_second_process_is_told_who_has_the_directory() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let first = Process::serve(&simulator.base_url(), dir.path());
+    let first = Process::keeping(&simulator.base_url(), dir.path());
     let (code, error) = serve(dir.path());
     assert_eq!(code, Some(1), "{error}");
-    for part in [text(dir.path()), &format!("process {}", first.child.id()), "--state-dir"] {
+    for part in
+        [text(dir.path()), &format!("process {}", first.pid().as_raw_nonzero()), "--state-dir"]
+    {
         assert!(error.contains(part), "{part}: {error}");
     }
     first.complete(1).await;
     assert_eq!(first.requests().await, 1, "it is not disturbed");
     first.signal(Signal::KILL);
     first.end().await;
-    drop(Process::serve(&simulator.base_url(), dir.path()));
+    drop(Process::keeping(&simulator.base_url(), dir.path()));
 }
 
 #[tokio::test]
 async fn what_cannot_be_trusted_is_refused_and_left_as_it_is() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     process.complete(1).await;
     process.signal(Signal::TERM);
     process.end().await;
@@ -59,14 +61,14 @@ async fn what_cannot_be_trusted_is_refused_and_left_as_it_is() {
         assert_eq!(&fs::read(&file).expect("it is there"), bytes, "{part}");
     }
     fs::write(&file, whole).expect("room");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     assert_eq!(process.requests().await, 1, "a backup goes on");
 }
 
 #[test]
 fn a_start_without_a_place_says_what_would_help() {
     let file = config("http://127.0.0.1:9", "");
-    let (code, error) = refused(&mut tidegate(&["serve", "--config", text(file.path())]));
+    let (code, error) = refused(&mut tidegate(&["serve", "--config", path(&file)]));
     assert_eq!(code, Some(2), "{error}");
     let named = ["state.dir", "XDG_STATE_HOME", "--state-dir", "--stateless"];
     assert!(named.iter().all(|part| error.contains(part)), "{error}");
@@ -75,7 +77,7 @@ fn a_start_without_a_place_says_what_would_help() {
     assert!(code == Some(2) && error.contains("--stateless"), "{code:?} {error}");
     let (code, error) = serve(file.path());
     assert_eq!(code, Some(1), "{error}");
-    assert!(error.contains(text(file.path())) && error.contains("--stateless"), "{error}");
+    assert!(error.contains(path(&file)) && error.contains("--stateless"), "{error}");
 }
 
 /// No byte can be written to any file; then it can again.
@@ -83,7 +85,7 @@ fn a_start_without_a_place_says_what_would_help() {
 async fn a_full_disk_is_not_the_requests_trouble() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     process.complete(2).await;
     assert_eq!(process.requests().await, 2);
     process.wait_metric("tidegate_store_degraded 0\n").await;
@@ -94,7 +96,7 @@ async fn a_full_disk_is_not_the_requests_trouble() {
     let told = process.usage("by=total&since=1h").await;
     assert_eq!(told["complete"], false, "it says that something is missing: {told:#}");
     assert_eq!(told["rows"][0]["requests"]["total"], 2, "what is on disk is told: {told:#}");
-    assert_eq!(process.page("/readyz").await, "ready\n");
+    assert_eq!(process.page("/readyz").await.as_deref(), Some("ready\n"));
     process.limit_files(None);
     process.wait_metric("tidegate_store_degraded 0\n").await;
     assert_eq!(process.requests().await, 9, "what waited was not lost, nor counted twice");
@@ -110,21 +112,18 @@ async fn a_full_disk_is_not_the_requests_trouble() {
 async fn a_start_on_a_full_disk_is_refused() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     process.complete(1).await;
     process.signal(Signal::TERM);
     process.end().await;
     let before = fs::read(dir.path().join("tidegate.db")).expect("the database");
     let config = config(&simulator.base_url(), "");
-    let mut command = Command::new("/bin/sh");
-    let full = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
-    command.args(["-c", full, "sh", env!("CARGO_BIN_EXE_tidegate"), "serve", "--config"]);
-    command.args([text(config.path()), "--state-dir", text(dir.path())]).env_clear();
-    let (code, error) = refused(&mut command);
+    let args = ["serve", "--config", path(&config), "--state-dir", text(dir.path())];
+    let (code, error) = refused(&mut under("trap '' XFSZ; ulimit -f 0", &args));
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("tidegate.db") && error.contains("--stateless"), "{error}");
     assert!(fs::read(dir.path().join("tidegate.db")).expect("it is there") == before);
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     assert_eq!(process.requests().await, 1, "with room it goes on");
 }
 
@@ -133,7 +132,7 @@ async fn a_start_on_a_full_disk_is_refused() {
 async fn an_end_on_a_full_disk_is_told() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let dir = TempDir::new().expect("a directory");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     process.complete(2).await;
     assert_eq!(process.requests().await, 2);
     process.limit_files(Some(1));
@@ -141,6 +140,6 @@ async fn an_end_on_a_full_disk_is_told() {
     process.signal(Signal::TERM);
     let (_, log) = process.end().await;
     assert!(log.contains("the last state was not written"), "{log}");
-    let process = Process::serve(&simulator.base_url(), dir.path());
+    let process = Process::keeping(&simulator.base_url(), dir.path());
     assert_eq!(process.requests().await, 2);
 }
