@@ -83,8 +83,9 @@ pub(super) struct Lane {
     pub(super) requests: BTreeSet<Key>,
     pub(super) load: Load,
     in_flight: u32,
-    /// How often it began: to wait, or to be sent what did not have to.
-    begun: u64,
+    /// How often it began: to wait, or to be sent what did not have to. Compared with what is under
+    /// way only, so that it may run over.
+    begun: u32,
     /// How far what it was charged before had it begin ahead of the others, the last time; below
     /// zero, what was forgiven because it began where they are.
     lead: Tag,
@@ -95,7 +96,7 @@ pub(super) struct Lane {
 pub(super) struct Bill {
     lane: usize,
     /// The lane's count of beginnings at that time.
-    begun: u64,
+    begun: u32,
     weight: NonZeroU32,
     /// Tokens.
     pub(super) fair: u64,
@@ -266,7 +267,7 @@ impl Lanes {
         let turn = tag.map_or(turn, |tag| tag.min(turn));
         let lane = &mut self.lanes[index];
         self.ahead.remove(&(lane.tag, index));
-        lane.begun += 1;
+        lane.begun = lane.begun.wrapping_add(1);
         lane.lead = lane.tag - turn;
         lane.tag = lane.tag.max(turn);
         lane.tag
