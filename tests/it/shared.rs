@@ -5,6 +5,7 @@ mod chaos;
 mod clock;
 mod failover;
 mod fleet;
+mod manifests;
 mod order;
 mod server;
 mod together;
