@@ -9,6 +9,7 @@
 //! Both accounts are always kept: a window that is taken for a bucket and turns out not to be one
 //! needs to know what it let in during the window before.
 
+mod conduct;
 mod observe;
 mod room;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::conduct::Conduct;
 pub(super) use self::observe::Around;
 pub(super) use self::room::Room;
 use crate::limit::bucket::Bucket;
@@ -68,6 +70,9 @@ pub(super) struct Window {
     seen: bool,
     seen_at: Timestamp,
     drift: i128,
+    /// Not in what earlier versions kept.
+    #[serde(default)]
+    conduct: Conduct,
 }
 
 /// What a window goes by now.
@@ -125,6 +130,7 @@ impl Window {
             seen: false,
             seen_at: now,
             drift: 0,
+            conduct: Conduct::default(),
             quota,
         }
     }
@@ -294,6 +300,9 @@ impl Window {
             self.log.charge(-refund, now);
         }
         self.returned.add(now, refund.max(0));
+        if counted.log && refund == 0 {
+            self.conduct.refunded(units - used);
+        }
     }
 
     fn spend(&mut self, units: i128) {

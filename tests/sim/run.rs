@@ -7,7 +7,7 @@ use tidegate::limit::Mode;
 
 use self::Pair::{
     AutoOnBucket, AutoOnFixed, AutoOnSliding, BucketOnBucket, BucketOnFixed, BucketOnSliding,
-    FixedOnFixed, SlidingOnBucket, SlidingOnFixed, SlidingOnSliding,
+    FixedOnBucket, FixedOnFixed, FixedOnSliding, SlidingOnBucket, SlidingOnFixed, SlidingOnSliding,
 };
 use crate::law;
 use crate::oracle::{Limit, REQUESTS, Semantics, TOKENS};
@@ -32,6 +32,9 @@ pub(crate) enum Pair {
     /// Taken for a bucket, which it is not.
     BucketOnFixed,
     BucketOnSliding,
+    /// Taken for fixed periods, which it has not.
+    FixedOnBucket,
+    FixedOnSliding,
 }
 
 pub(crate) const ALL: [Pair; 5] =
@@ -71,7 +74,8 @@ pub(crate) fn foreign(workload: &Workload, pairs: &[Pair]) -> Vec<Run> {
         let mut run = run(workload, pair, round);
         run.report(seed());
         let later = run.story.attributable_later;
-        let wrong = matches!(pair, BucketOnFixed | BucketOnSliding);
+        let wrong =
+            matches!(pair, BucketOnFixed | BucketOnSliding | FixedOnBucket | FixedOnSliding);
         assert!(later == 0 || wrong, "{} {pair:?} SIM_SEED={}", workload.name, seed());
         (run.story.requests, run.story.tokens) = Default::default();
         run
@@ -84,6 +88,7 @@ pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run {
     let mut rng = derived(seed(), &format!("{} {pair:?} {round}", workload.name));
     let start = START + rng.u64(workload.starts.clone());
     let (sliding, bucket) = (Mode::Sliding, Semantics::Bucket);
+    let fixed = Mode::Fixed { skew: Duration::from_nanos(SKEW) };
     let (mode, semantics) = match pair {
         BucketOnBucket => (Mode::Bucket, bucket),
         SlidingOnBucket => (sliding, bucket),
@@ -99,13 +104,15 @@ pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run {
         AutoOnBucket => (Mode::Auto, bucket),
         AutoOnSliding => (Mode::Auto, Semantics::Sliding),
         BucketOnSliding => (Mode::Bucket, Semantics::Sliding),
+        FixedOnBucket => (fixed, bucket),
+        FixedOnSliding => (fixed, Semantics::Sliding),
         FixedOnFixed => {
             // Once early and once late, as far as can be in every other case. A day more is the same
             // phase for every window within a day.
             let off = if rng.bool() { SKEW } else { rng.u64(..=SKEW) };
             let day = 1_440 * MINUTE;
             let phase = if round.is_multiple_of(2) { day - off } else { day + off };
-            (Mode::Fixed { skew: Duration::from_nanos(SKEW) }, Semantics::Fixed { phase })
+            (fixed, Semantics::Fixed { phase })
         }
     };
     // Every other run leaves the ledger alone between its own uses.
@@ -126,9 +133,9 @@ impl Pair {
     /// What is behind it.
     const fn upstream(self) -> &'static str {
         match self {
-            BucketOnBucket | SlidingOnBucket | AutoOnBucket => "bucket",
+            BucketOnBucket | SlidingOnBucket | AutoOnBucket | FixedOnBucket => "bucket",
             FixedOnFixed | SlidingOnFixed | AutoOnFixed | BucketOnFixed => "fixed",
-            SlidingOnSliding | AutoOnSliding | BucketOnSliding => "sliding",
+            SlidingOnSliding | AutoOnSliding | BucketOnSliding | FixedOnSliding => "sliding",
         }
     }
 }

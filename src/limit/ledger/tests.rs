@@ -285,3 +285,33 @@ fn where_others_use_a_window_one_request_finds_out_what_they_have_left() {
     head(&mut ledger, &mut first, Some(470), second(9));
     assert_eq!(ledger.check(tokens(10), second(9)), Ok(()));
 }
+
+/// A fixed window of 1,000 until 1,020 s, and the next. Late in the first this pool uses 910, so that in
+/// a log hardly anything would be left, and others use `theirs`. At the beginning of the second it uses
+/// 500, and the answer shows `shown`; at `second` it asks for `more` and is refused. Tells whose use that
+/// is due to.
+fn blamed(theirs: u64, shown: u64, more: u64, second: u64) -> Blame {
+    let mut ledger = ledger(&[(Unit::Tokens, 1_000, 60, fixed())]);
+    for (units, shown, second) in [(900, 100, 1_010), (10, 90 - theirs, 1_011), (500, shown, 1_021)]
+    {
+        let now = at(second * SECOND);
+        let mut sent = ledger.hold(tokens(units), now).unwrap().sent();
+        ledger.charged(&mut sent, now);
+        let (unit, window, remaining) = (Unit::Tokens, "window", Some(shown));
+        ledger.observe(&mut sent, [Reading { unit, window, limit: None, remaining }], now);
+        ledger.settle(sent, Spent::Unknown, now);
+    }
+    let now = at(second * SECOND);
+    let sent = ledger.hold(tokens(more), now).unwrap().sent();
+    ledger.refused(&sent, Unit::Tokens, "window", now)
+}
+
+#[test]
+fn what_a_period_lacks_is_put_down_to_others_if_they_can_have_taken_it() {
+    use Blame::{Attributable, Foreign};
+    assert_eq!(blamed(20, 500, 480, 1_022), Foreign);
+    assert_eq!(blamed(0, 500, 480, 1_022), Attributable, "there was never a sign of others");
+    assert_eq!(blamed(20, 500, 300, 1_022), Attributable, "nobody takes so much at once");
+    assert_eq!(blamed(20, 500, 300, 1_050), Foreign, "but in half a minute");
+    assert_eq!(blamed(20, 300, 170, 1_060), Attributable, "when it began, too much was gone");
+}

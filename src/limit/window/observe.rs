@@ -8,9 +8,10 @@
 
 use std::time::Duration;
 
-use super::{Acting, Counted, Window};
+use super::{Acting, Conduct, Counted, Window};
 use crate::limit::constraint::Mode;
 use crate::limit::evidence::{Evidence, Finding, View};
+use crate::limit::log::Periods;
 use crate::limit::reading::Sighting;
 use crate::time::Timestamp;
 
@@ -159,8 +160,21 @@ impl Window {
                 self.others.add(now, drift);
             }
         }
+        if let Acting::Fixed(periods) = self.acting(now) {
+            self.conduct.turned(&self.quota, periods, drift, around.open, now);
+        }
         self.forfeit_before.log = self.forfeit_before.log.max(since);
         (true, drift)
+    }
+
+    /// Whether what is missing of a fixed period is what others have used: they are known to be there,
+    /// this pool has used no more than there is, and what it has left is no more than they can have
+    /// taken since the period began.
+    fn is_taken_by_others(&self, periods: Periods, now: Timestamp) -> bool {
+        let begun = Conduct::begun(&self.quota, periods, now);
+        let missing = self.logged(true) + self.others.since(begun);
+        let most = Conduct::most(&self.quota, begun, now);
+        self.conduct.is_shared(now) && !self.conduct.is_odd(now) && (0..=most).contains(&missing)
     }
 
     /// What continuous refill adds at most between two instants, in whole units.
@@ -211,7 +225,7 @@ impl Window {
     ) -> bool {
         let known = match self.acting(now) {
             Acting::Bucket => self.evidence.shows_refill(),
-            Acting::Fixed(_) => false,
+            Acting::Fixed(periods) => self.is_taken_by_others(periods, now),
             // What is safe whatever the upstream does was not enough; unless it was sent before.
             Acting::Sliding if sent_at <= self.doubted_at && self.doubt > Duration::ZERO => {
                 return false;
