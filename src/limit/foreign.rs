@@ -26,6 +26,15 @@ const HALF_LIFE: u32 = 16;
 /// The margin fades by one part in so many at a time, so many times until half of it is left.
 const FADES: i128 = 8;
 const FADES_PER_HALF: u32 = 5;
+/// In a sliding window one unit in so many may be refused, well within the half of one in a hundred that
+/// is rare enough: the margin fades by as much as that many refusals raise it.
+const SPARED: i128 = 300;
+/// There the margin grows by one part in so many of what was refused: larger steps make it wide and
+/// narrow in turns, and both cost. Only the first sign of others makes it half as wide at once.
+const STEP: i128 = 8;
+const FIRST: i128 = 2;
+/// There it fades so often in a window.
+const STEPS: u32 = 8;
 /// One estimate counts one part in so many.
 const SMOOTHING: i128 = 8;
 
@@ -64,9 +73,20 @@ impl Foreign {
         if now < self.active_until { self.floor } else { 0 }
     }
 
-    /// A request of so many units was refused because of others.
-    pub(super) fn refused(&mut self, quota: &Constraint, units: i128, now: Timestamp) {
-        self.raise(quota, units, now);
+    /// A request of so many units was refused because of others, by a window that is `sliding` or not.
+    pub(super) fn refused(
+        &mut self,
+        quota: &Constraint,
+        units: i128,
+        sliding: bool,
+        now: Timestamp,
+    ) {
+        if !sliding {
+            return self.raise(quota, units, now);
+        }
+        self.raise(quota, 0, now);
+        let most = i128::from(quota.limit()) / WIDEST;
+        self.floor = (self.floor + units / STEP).max(units / FIRST).min(most);
     }
 
     fn raise(&mut self, quota: &Constraint, units: i128, now: Timestamp) {
@@ -80,12 +100,24 @@ impl Foreign {
 
     /// An answer showed so much left after this pool had spent so much in all, which is `gap` less
     /// than could be.
-    pub(super) fn note(&mut self, quota: &Constraint, gap: i128, view: View, now: Timestamp) {
+    pub(super) fn note(
+        &mut self,
+        quota: &Constraint,
+        gap: i128,
+        sliding: bool,
+        view: View,
+        now: Timestamp,
+    ) {
         let View { shown, spent, unsure } = view;
         let (limit, window) = (i128::from(quota.limit()), quota.window());
         if gap > 0 {
-            self.raise(quota, gap - self.floor, now);
-        } else if now >= self.floor_until {
+            self.raise(quota, if sliding { 0 } else { gap - self.floor }, now);
+        }
+        if sliding && now >= self.floor_until {
+            let fade = limit / (SPARED * STEP * i128::from(STEPS));
+            self.floor = (self.floor - fade.max(1)).max(0);
+            self.floor_until = now.after(window / STEPS);
+        } else if gap <= 0 && now >= self.floor_until {
             self.floor -= self.floor / FADES;
             self.floor_until = now.after(window * HALF_LIFE / FADES_PER_HALF);
         }

@@ -73,8 +73,12 @@ fn others_use_a_part_of_the_quota() {
         let runs = foreign(&workload, &pairs);
         for run in runs {
             let (used, rejected) = (run.utilisation(), run.rejected());
-            // A margin costs a log what it is.
-            let least = if run.pair == SlidingOnSliding { 0.85 } else { 0.98 };
+            // What is kept free in a log is lost, and with less of it more would be rejected.
+            let least = match (run.pair, share) {
+                (SlidingOnSliding, 100) => 0.955,
+                (SlidingOnSliding, _) => 0.945,
+                _ => 0.98,
+            };
             assert!(used >= least, "{name} {:?}: {used:.5} used", run.pair);
             assert!(rejected <= 0.005, "{name} {:?}: {rejected:.5} rejected", run.pair);
             all.push(run);
@@ -109,7 +113,9 @@ fn a_wrong_mode_is_given_up_when_it_is_contradicted() {
         for run in foreign(&workload, &pairs) {
             let (used, rejected) = (run.utilisation(), run.rejected());
             assert!(used >= 0.85, "{name} {:?}: {used:.5} used", run.pair);
-            assert!(rejected <= 0.02, "{name} {:?}: {rejected:.5} rejected", run.pair);
+            // Who takes it for fixed sends a whole period at once, and has to lose some of it to know.
+            let most = if matches!(run.pair, FixedOnBucket | FixedOnSliding) { 0.05 } else { 0.02 };
+            assert!(rejected <= most, "{name} {:?}: {rejected:.5} rejected", run.pair);
         }
     }
 }

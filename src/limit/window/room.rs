@@ -22,6 +22,9 @@ pub(in crate::limit) enum Room {
 /// may have used more than the margin that is kept against them.
 const BLIND: u32 = 16;
 
+/// In a sliding window an answer that is more than one part in so many of a window old is no longer fresh.
+const FRESH: u64 = 64;
+
 impl Window {
     /// When there is room for `units`; for a request that can wait, also when it is in pace.
     pub(in crate::limit) fn room(&self, units: u64, paced: bool, now: Timestamp) -> Room {
@@ -46,7 +49,7 @@ impl Window {
 
     fn level_room(&self, units: i128, now: Timestamp) -> Room {
         // Others may take it before it arrives; but the whole limit is enough for anything.
-        let kept = self.foreign.floor(now).min(self.limit() - self.held - units).max(0);
+        let kept = self.margin(now).min(self.limit() - self.held - units).max(0);
         let units = units + kept;
         if self.is_blind(now) {
             return Room::AfterSettle;
@@ -69,6 +72,18 @@ impl Window {
             Acting::Sliding => bucket().and_then(|at| log(false).map(|other| at.max(other))),
         };
         [at, self.ask_at].into_iter().flatten().min().map_or(Room::AfterSettle, Room::At)
+    }
+
+    /// What is kept free against others. In a sliding window, where that much is never used, half of it is
+    /// enough right after an answer has shown what they have left, and more the longer ago that is.
+    fn margin(&self, now: Timestamp) -> i128 {
+        let floor = self.foreign.floor(now);
+        if self.acting(now) != Acting::Sliding {
+            return floor;
+        }
+        let fresh = i128::from(self.quota.window_nanos().get() / FRESH).max(1);
+        let age = i128::from(now.as_nanos().saturating_sub(self.seen_at.as_nanos())).min(fresh);
+        floor * (fresh + age) / (2 * fresh)
     }
 
     /// Whether others may have taken all of it since the last answer, and a request is on its way that
