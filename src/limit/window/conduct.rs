@@ -19,6 +19,9 @@ const AT_ONCE: i128 = 16;
 const REMEMBERED: u32 = 2;
 /// Windows for which it is remembered that there are others: they do not come and go by the minute.
 const SHARED: u32 = 64;
+/// Windows after which a mode that nothing has spoken against is believed before this pool's own use is
+/// blamed: who uses periods up leaves others so little that they may not be seen for that long.
+const KEPT: u32 = 8;
 
 /// What happened in one period other than by what this pool did.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
@@ -30,6 +33,8 @@ pub(super) struct Conduct {
     /// Until when something is remembered that speaks against periods, and that others took a part.
     odd_until: Timestamp,
     shared_until: Timestamp,
+    /// Since when answers were seen, and nothing in them that speaks against periods.
+    kept_since: Option<Timestamp>,
 }
 
 impl Conduct {
@@ -38,9 +43,16 @@ impl Conduct {
         now < self.odd_until
     }
 
-    /// Whether others were seen to take a part of a period, and not long ago.
-    pub(super) fn is_shared(&self, now: Timestamp) -> bool {
-        now < self.shared_until
+    /// Whether others were seen to take a part of a period, and not long ago; or the periods have been
+    /// as expected for so long that others are the likelier cause of what is not.
+    pub(super) fn is_shared(&self, quota: &Constraint, now: Timestamp) -> bool {
+        let kept = self.kept_since.is_some_and(|at| at.after(quota.window() * KEPT) <= now);
+        now < self.shared_until || kept
+    }
+
+    /// An answer showed the level at `now`.
+    pub(super) fn seen(&mut self, now: Timestamp) {
+        self.kept_since.get_or_insert(now);
     }
 
     /// When the period began that is in force at `now`.
@@ -74,6 +86,7 @@ impl Conduct {
         self.risen += (-drift).max(0);
         if self.fell > Self::most(quota, begun, now) || self.risen > self.fell + open {
             self.odd_until = now.after(quota.window() * REMEMBERED);
+            self.kept_since = Some(now);
         } else if drift > 0 {
             self.shared_until = now.after(quota.window() * SHARED);
         }

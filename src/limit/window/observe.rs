@@ -144,6 +144,9 @@ impl Window {
     /// charged by others, now at the latest.
     fn observe_log(&mut self, bounds: Bounds, around: Around, now: Timestamp) -> (bool, i128) {
         let fixed = self.is_fixed(now);
+        if fixed {
+            self.conduct.seen(now);
+        }
         let (level, since) = (self.logged(fixed), around.sent_at);
         let drift = bounds.drift(level, self.returned.since(since));
         match drift.signum() {
@@ -174,7 +177,9 @@ impl Window {
         let begun = Conduct::begun(&self.quota, periods, now);
         let missing = self.logged(true) + self.others.since(begun);
         let most = Conduct::most(&self.quota, begun, now);
-        self.conduct.is_shared(now) && !self.conduct.is_odd(now) && (0..=most).contains(&missing)
+        self.conduct.is_shared(&self.quota, now)
+            && !self.conduct.is_odd(now)
+            && (0..=most).contains(&missing)
     }
 
     /// What continuous refill adds at most between two instants, in whole units.
@@ -208,7 +213,7 @@ impl Window {
         let again = now < self.doubted_until.after(self.doubt.max(shortest));
         self.doubt = if again { (self.doubt * 2).clamp(shortest, longest) } else { shortest };
         (self.doubted_at, self.doubted_until) = (now, now.after(self.doubt));
-        self.evidence = Evidence::default();
+        (self.evidence, self.conduct) = Default::default();
         if self.quota.mode() == Mode::Auto {
             self.mode = Acting::Sliding;
         }
