@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Gateway};
 use crate::store::local::Running;
+use crate::store::shared::Shared;
 use crate::time::Epoch;
 
 /// Connections that the kernel holds until they are accepted; more than the usual limit of 4,096
@@ -67,6 +68,13 @@ impl Server {
     ///
     /// If an address cannot be bound, the upstream's cannot be used, or the state cannot be kept.
     pub fn bind(config: Arc<Config>) -> io::Result<Self> {
+        Self::bind_scripted(config, Shared::script())
+    }
+
+    /// [`Self::bind`] with another script for the server that replicas share: for tests in which that
+    /// server's clock is set.
+    #[doc(hidden)]
+    pub fn bind_scripted(config: Arc<Config>, script: &str) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
@@ -76,7 +84,7 @@ impl Server {
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
         let shared = config.shared.clone();
         let shared =
-            shared.map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks)));
+            shared.map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks, script)));
         let mut gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
         if let Some(replicas) = &shared {
             gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));

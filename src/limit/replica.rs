@@ -24,7 +24,7 @@ mod log;
 mod tests;
 mod waiting;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ use self::common::{Common, Word};
 pub use self::common::{Head, Line, Turn};
 pub use self::heard::Heard;
 use crate::limit::journal::Said;
-use crate::limit::{BadJournal, Blame, ColdStart, Constraint, Cost, Denied, Ledger, Reading, Unit};
+use crate::limit::{Blame, ColdStart, Constraint, Cost, Denied, Ledger, Reading, Unit};
 use crate::time::Timestamp;
 
 /// One part in so many of each limit may be let go without having asked, by all replicas together.

@@ -32,8 +32,6 @@ use crate::store::shared::{
 const BEAT: Duration = Duration::from_secs(1);
 /// How long after the last request it goes on saying so.
 const QUIET_AFTER: Duration = Duration::from_secs(60);
-/// How long the first answer of the log is waited for before a pool begins without it.
-const STARTING: Duration = Duration::from_secs(1);
 /// The pause after a call that failed: the breaker opens after three.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long what nobody waits for may wait for company: what one answer tells in three places then
@@ -66,8 +64,9 @@ impl Replicas {
         config: config::Shared,
         metrics: SharedMetrics,
         tasks: &TaskTracker,
+        script: &str,
     ) -> Self {
-        let shared = Shared::connect(config.clone(), metrics.clone(), tasks);
+        let shared = Shared::connect_scripted(config.clone(), metrics.clone(), tasks, script);
         let (between, closing) = (TaskTracker::new(), CancellationToken::new());
         Self { shared, config, metrics, between, closing }
     }
@@ -99,7 +98,8 @@ impl Sharer for Replicas {
             name: key.to_string(),
             pool: Arc::downgrade(pool),
             position,
-            stage: Stage::Starting(Instant::now() + STARTING),
+            stage: Stage::Waiting(Instant::now() + self.config.grace),
+            patience: self.config.grace,
             again: None,
             soon: None,
             known: false,
@@ -114,9 +114,9 @@ impl Sharer for Replicas {
 /// How it stands with the log.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Stage {
-    /// Nothing was read of it; it is not waited for beyond this.
-    Starting(Instant),
-    /// It cannot be reached.
+    /// It cannot be reached, or was not yet; it is waited for until then.
+    Waiting(Instant),
+    /// It cannot be reached, and requests go without it.
     Lost,
     /// It can, and what was missed has to be read.
     Back,
@@ -136,6 +136,9 @@ struct Between {
     pool: Weak<Pool>,
     position: Position,
     stage: Stage,
+    /// How long the log is waited for before requests go without it: a pause of the server, or of this
+    /// machine, is over by then, and the others would not know that this one goes on without them.
+    patience: Duration,
     /// When to try again.
     again: Option<Instant>,
     /// When to tell what nobody waits for.
@@ -153,11 +156,11 @@ impl Between {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let starting = match self.stage {
-                Stage::Starting(until) => Some(until),
+            let waiting = match self.stage {
+                Stage::Waiting(until) => Some(until),
                 _ => None,
             };
-            let next = [self.again, self.soon, starting].into_iter().flatten().min();
+            let next = [self.again, self.soon, waiting].into_iter().flatten().min();
             let wake = next.unwrap_or_else(|| Instant::now() + BEAT);
             let mut first = None;
             let mut beats = false;
@@ -171,6 +174,7 @@ impl Between {
                 _ = beat.tick(), if self.known => beats = true,
                 () = closing.cancelled() => return self.end().await,
             }
+            if std::env::var("TGDBG").is_ok() { eprintln!("{} {:?} stage {:?} known {} first {:?} again {:?} pending {}", self.own % 1_000_000, std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() % 1000000, self.stage, self.known, first.as_ref().map(|e| match e { Event::Entry(e) => format!("entry {}", e.seq), Event::State(s) => format!("state {}", s.position.seq), e => format!("{e:?}") }), self.again, self.log.pending()); }
             let Some(pool) = self.pool.upgrade() else { return self.end().await };
             while let Some(event) = first {
                 self.happened(&pool, event).await;
@@ -179,9 +183,7 @@ impl Between {
             if self.again.is_some_and(|again| again <= Instant::now()) {
                 self.again = None;
             }
-            if starting.is_some_and(|until| until <= Instant::now())
-                && matches!(self.stage, Stage::Starting(_))
-            {
+            if matches!(self.stage, Stage::Waiting(until) if until <= Instant::now()) {
                 self.leave(&pool);
             }
             if beats {
@@ -212,15 +214,19 @@ impl Between {
                 }
             }
             Event::Lost => {
-                // At the beginning there is none yet, always.
-                if !matches!(self.stage, Stage::Starting(_)) {
-                    self.leave(pool);
+                if matches!(self.stage, Stage::Following | Stage::Back | Stage::Stale) {
+                    self.stage = Stage::Waiting(Instant::now() + self.patience);
                 }
             }
             Event::Back => {
-                if self.stage == Stage::Lost {
+                if matches!(self.stage, Stage::Waiting(_) | Stage::Lost) {
                     let unread = self.position.epoch.id.is_empty();
-                    self.stage = if unread { Stage::Stale } else { Stage::Back };
+                    match (unread, self.stage) {
+                        // The first state may take its time: not for ever.
+                        (true, Stage::Waiting(_)) => {}
+                        (true, _) => self.stage = Stage::Stale,
+                        (false, _) => self.stage = Stage::Back,
+                    }
                     (self.again, self.known) = (None, false);
                 }
             }
@@ -247,11 +253,9 @@ impl Between {
         self.known = false;
         match loaded {
             Ok(()) => {
-                let was_lost = self.stage != Stage::Following;
                 self.stage = Stage::Following;
-                if was_lost {
-                    pool.return_to_log(self.log.now());
-                }
+                self.again = None;
+                pool.return_to_log(self.log.now());
             }
             Err(error) => self.foreign(pool, &error),
         }
@@ -292,7 +296,7 @@ impl Between {
         match self.stage {
             Stage::Following => {}
             Stage::Back => return self.read_on(pool).await,
-            Stage::Starting(_) | Stage::Lost | Stage::Stale | Stage::Foreign => return,
+            Stage::Waiting(_) | Stage::Lost | Stage::Stale | Stage::Foreign => return,
         }
         if !self.known {
             self.beat(pool).await;
@@ -314,6 +318,7 @@ impl Between {
             None if self.log.pending() > 0 => self.log.flush(&self.position).await,
             None => return,
         };
+        if std::env::var("TGDBG").is_ok() { eprintln!("  {} asked {is_asked} {:?}", self.own % 1_000_000, match &result { Ok(Outcome::Appended(e)) => format!("appended {}", e.len()), Ok(Outcome::Behind(e)) => format!("behind {}", e.len()), r => format!("{r:?}") }); }
         let refused = if is_asked { Answered::Refused } else { Answered::Nothing };
         let soon = |pause: Duration| Some(Instant::now() + pause);
         let (entries, answered) = match result {

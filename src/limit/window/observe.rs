@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::{Acting, Conduct, Counted, Window};
 use crate::limit::constraint::Mode;
-use crate::limit::evidence::{Evidence, Finding, View};
+use crate::limit::evidence::{Finding, View};
 use crate::limit::log::Periods;
 use crate::limit::reading::Sighting;
 use crate::time::Timestamp;

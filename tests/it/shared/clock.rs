@@ -15,7 +15,7 @@ const HOUR: i64 = 3_600_000_000;
 
 /// The script, with the server's clock off by what a key says. There is no such key for the script
 /// that gateways send.
-fn stepped() -> String {
+pub(super) fn stepped() -> String {
     let clock =
         "local time = redis.call('TIME')\n  return tonumber(time[1]) * 1000000 + tonumber(time[2])";
     let script = Shared::script();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tidegate::server::{Ended, Server};
 use tidegate::simulator::quota::Semantics;
 use tidegate::simulator::{Latency, Options, OutputModel, Report, Simulator};
+use tidegate::store::shared::Shared;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -26,13 +27,19 @@ pub(super) struct Gateway {
 
 impl Gateway {
     pub(super) fn start(upstream: &str, shared: &str, tenants: usize) -> Self {
+        Self::scripted(upstream, shared, tenants, Shared::script())
+    }
+
+    pub(super) fn scripted(upstream: &str, shared: &str, tenants: usize, script: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime");
         let config = Arc::new(config("bucket", upstream, tenants, shared));
-        let server = runtime.block_on_within(async { Server::bind(config).expect("free ports") });
+        let server = runtime.block_on_within(async {
+            Server::bind_scripted(config, script).expect("free ports")
+        });
         let address = server.api_addr().expect("an address");
         let admin = server.admin_addr().expect("an address");
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
@@ -57,6 +64,12 @@ impl Gateway {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+
+    pub(super) async fn debug(&self) {
+        let url = format!("http://{}/metrics", self.admin);
+        let text = reqwest::get(url).await.expect("a scrape").text().await.expect("text");
+        for line in text.lines().filter(|l| !l.starts_with('#') && !l.ends_with(" 0") && ["reject","blame","drift","foreign","retries","shared_", "attrib"].iter().any(|w| l.contains(w)) && !l.contains("_bucket")) { println!("{line}"); }
     }
 
     /// A metric of its scrape.

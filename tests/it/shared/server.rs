@@ -1,7 +1,6 @@
 //! Real servers on free ports of this machine, and a proxy that makes the way to them bad.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,28 +39,11 @@ impl Redis {
         Self::in_folder(TempDir::new().expect("a folder"), arguments).await
     }
 
-    /// With a clock that is as far from the machine's as a file says: "+3600".
-    pub(super) async fn with_clock(clock: &Path) -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let environment = [
-            ("LD_PRELOAD", faketime()),
-            ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
-            // Only the time of day: nobody sets the other one.
-            ("DONT_FAKE_MONOTONIC", "1".to_owned()),
-        ];
-        let (arguments, port) = (Vec::new(), free_port());
-        let child = spawn(port, &folder, &arguments, &environment);
-        let mut redis = Self { port, folder, arguments, child };
-        redis.answers().await;
-        redis
-    }
-
     pub(super) async fn in_folder(folder: TempDir, arguments: &[&str]) -> Self {
         let dir = folder.path().display().to_string();
         let arguments: Vec<_> = arguments.iter().map(|it| it.replace("{dir}", &dir)).collect();
         let port = free_port();
-        let child = spawn(port, &folder, &arguments, &[]);
+        let child = spawn(port, &folder, &arguments);
         let mut redis = Self { port, folder, arguments, child };
         redis.answers().await;
         redis
@@ -100,7 +82,7 @@ impl Redis {
 
     /// Starts again on the same port, with what it kept.
     pub(super) async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.arguments, &[]);
+        self.child = spawn(self.port, &self.folder, &self.arguments);
         self.answers().await;
     }
 
@@ -119,29 +101,13 @@ impl Drop for Redis {
     }
 }
 
-/// The library that sets the clock of the program that it is loaded into.
-fn faketime() -> String {
-    let found = Command::new("sh")
-        .args(["-c", "ls /usr/lib/*/faketime/libfaketime.so.1"])
-        .output()
-        .expect("a shell");
-    let found = String::from_utf8(found.stdout).expect("a path");
-    let path = found.lines().next().expect("faketime is installed");
-    path.to_owned()
-}
-
-fn spawn(
-    port: u16,
-    folder: &TempDir,
-    arguments: &[String],
-    environment: &[(&str, String)],
-) -> Child {
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
     let sentinel = arguments.first().is_some_and(|it| it.ends_with("sentinel.conf"));
     let mut command = Command::new("redis-server");
     if !sentinel {
         command.args(["--save", "", "--bind", "127.0.0.1", "--dir"]).arg(folder.path());
     }
-    command.args(arguments).envs(environment.iter().map(|(name, value)| (*name, value)));
+    command.args(arguments);
     if !arguments.iter().any(|it| it == "--port") {
         command.args(["--port", &port.to_string()]);
     }
