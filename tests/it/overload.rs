@@ -189,7 +189,9 @@ pub(crate) fn key(client: usize) -> String {
 
 /// All open requests, one after the other, at the rate at which this run let them in; and the rest
 /// of the windows in which the first and the last of them go, because where a window does not refill
-/// continuously it lets in nothing for most of its time.
+/// continuously it lets in nothing for most of its time. Within that is the window more that a client
+/// waits at first which had nothing of the first burst: its requests came when nothing was known of
+/// their cost, and are charged twice what they use until its first answers.
 fn longest_wait(report: &Report) -> Duration {
     let lasted = Duration::from_nanos(report.now_ns - report.first_ns);
     let open = u32::try_from(CLIENTS * OPEN_EACH).expect("a few hundred");
