@@ -114,9 +114,13 @@ impl Foreign {
             self.raise(quota, if sliding { 0 } else { gap - self.floor }, now);
         }
         if sliding && now >= self.floor_until {
-            let fade = limit / (SPARED * STEP * i128::from(STEPS));
+            // Answers may all come in one part of a window.
+            let step = window / STEPS;
+            let late = u128::from(now.as_nanos().saturating_sub(self.floor_until.as_nanos()));
+            let times = i128::try_from(late / step.as_nanos().max(1)).unwrap_or(0) + 1;
+            let fade = limit * times.min(limit) / (SPARED * STEP * i128::from(STEPS));
             self.floor = (self.floor - fade.max(1)).max(0);
-            self.floor_until = now.after(window / STEPS);
+            self.floor_until = now.after(step);
         } else if gap <= 0 && now >= self.floor_until {
             self.floor -= self.floor / FADES;
             self.floor_until = now.after(window * HALF_LIFE / FADES_PER_HALF);
