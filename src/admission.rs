@@ -23,8 +23,8 @@ mod sharer;
 
 pub use self::keeper::Keeper;
 pub use self::pool::{
-    Admitted, Answered, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer, Request,
-    TenantLimits, TenantQueue, Waiting, Written,
+    Admitted, Answered, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer,
+    Request, TenantLimits, TenantQueue, Waiting, Written,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
 pub use self::scheduler::ClassRule;

@@ -83,8 +83,8 @@ impl Server {
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
         let shared = config.shared.clone();
-        let shared =
-            shared.map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks, script)));
+        let shared = shared
+            .map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks, script)));
         let mut gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
         if let Some(replicas) = &shared {
             gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));

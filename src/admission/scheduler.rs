@@ -99,6 +99,8 @@ pub struct Departure<T> {
     pub item: T,
     /// Its place, should it come back.
     pub place: Place,
+    /// The place it had.
+    pub left: Place,
     /// What it is charged.
     pub charge: Charge,
 }
@@ -294,9 +296,9 @@ impl<T> Scheduler<T> {
         let Entry { class, fair, .. } = entry;
         let bill = self.lanes[class].depart(lane, fair);
         let paid = self.classes.dispatched(class, fair, owes);
-        let Waiting { place, item, .. } = self.take(ticket)?;
-        let place = place.gone();
-        Some(Departure { entry, item, place, charge: Charge { class, bill, paid } })
+        let Waiting { place: left, item, .. } = self.take(ticket)?;
+        let place = left.gone();
+        Some(Departure { entry, item, place, left, charge: Charge { class, bill, paid } })
     }
 
     /// A request goes without having to wait. To be called only while nobody else waits.
@@ -364,6 +366,11 @@ impl<T> Scheduler<T> {
 }
 
 impl Place {
+    /// What it is ordered by, if not by its deadline.
+    const fn order(self) -> Option<Timestamp> {
+        self.order
+    }
+
     /// The place of a request that goes: it comes back, if it does, as the first of its lane.
     const fn gone(self) -> Self {
         Self { seq: self.seq, order: Some(Timestamp::from_nanos(0)), tag: None }

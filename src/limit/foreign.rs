@@ -28,11 +28,11 @@ const FADES: i128 = 8;
 const FADES_PER_HALF: u32 = 5;
 /// In a sliding window one unit in so many may be refused, well within the half of one in a hundred that
 /// is rare enough: the margin fades by as much as that many refusals raise it.
-const SPARED: i128 = 300;
+const SPARED: i128 = 400;
 /// There the margin grows by one part in so many of what was refused: larger steps make it wide and
-/// narrow in turns, and both cost. Only the first sign of others makes it half as wide at once.
-const STEP: i128 = 8;
-const FIRST: i128 = 2;
+/// narrow in turns, and both cost. Only at first it is as wide as that at once.
+const STEP: i128 = 4;
+const FIRST: i128 = 1;
 /// There it fades so often in a window.
 const STEPS: u32 = 8;
 /// One estimate counts one part in so many.

@@ -286,14 +286,7 @@ impl Replica {
 
     /// A request has ended, with what it `used`, which counts `after` a while. Its tenant is charged
     /// `fair` tokens, or as many as before.
-    pub fn end(
-        &mut self,
-        id: u64,
-        used: Cost,
-        after: Duration,
-        fair: Option<u64>,
-        now: Timestamp,
-    ) {
+    pub fn end(&mut self, id: u64, used: Cost, after: Duration, fair: Option<u64>, now: Timestamp) {
         if self.open.remove(&id).is_some() {
             let at = self.clock.log(now).after(after);
             if let Some(alone) = &mut self.alone {
@@ -321,6 +314,8 @@ impl Replica {
     pub fn waits(&mut self, head: Option<Head>, now: Timestamp) {
         // Only the last of them counts.
         self.fresh.retain(|(_, word)| !matches!(word, Word::Waits(_)));
+        let clock = self.clock;
+        let head = head.map(|head| Head { order: clock.log(head.order), ..head });
         self.say(Word::Waits(head), now);
     }
 

@@ -174,7 +174,6 @@ impl Between {
                 _ = beat.tick(), if self.known => beats = true,
                 () = closing.cancelled() => return self.end().await,
             }
-            if std::env::var("TGDBG").is_ok() { eprintln!("{} {:?} stage {:?} known {} first {:?} again {:?} pending {}", self.own % 1_000_000, std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis() % 1000000, self.stage, self.known, first.as_ref().map(|e| match e { Event::Entry(e) => format!("entry {}", e.seq), Event::State(s) => format!("state {}", s.position.seq), e => format!("{e:?}") }), self.again, self.log.pending()); }
             let Some(pool) = self.pool.upgrade() else { return self.end().await };
             while let Some(event) = first {
                 self.happened(&pool, event).await;
@@ -246,8 +245,7 @@ impl Between {
         let own = position.versions.iter().find(|(replica, _)| replica.0 == self.own);
         let version = own.map_or(0, |(_, number)| *number);
         let clock = (self.log.now(), at);
-        let loaded =
-            pool.loaded(clock, snapshot.as_deref(), version, entries.iter().map(written));
+        let loaded = pool.loaded(clock, snapshot.as_deref(), version, entries.iter().map(written));
         self.position = position;
         self.snapshot_at = self.later_snapshot();
         self.known = false;
@@ -318,7 +316,6 @@ impl Between {
             None if self.log.pending() > 0 => self.log.flush(&self.position).await,
             None => return,
         };
-        if std::env::var("TGDBG").is_ok() { eprintln!("  {} asked {is_asked} {:?}", self.own % 1_000_000, match &result { Ok(Outcome::Appended(e)) => format!("appended {}", e.len()), Ok(Outcome::Behind(e)) => format!("behind {}", e.len()), r => format!("{r:?}") }); }
         let refused = if is_asked { Answered::Refused } else { Answered::Nothing };
         let soon = |pause: Duration| Some(Instant::now() + pause);
         let (entries, answered) = match result {

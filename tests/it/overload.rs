@@ -49,10 +49,12 @@ pub(crate) struct Traffic {
 /// 15,000 tokens a request, of 20,000 reserved: 120 requests a minute would take more than the 1.5
 /// million tokens there are. That they are spent on answers that nobody reads keeps the load on the
 /// machine small, and with it what a slow machine can do to the figures.
-pub(crate) const TOKENS_BIND: Traffic = Traffic { name: "tokens bind", best_of: 10, output: (1_000, 2_000) };
+pub(crate) const TOKENS_BIND: Traffic =
+    Traffic { name: "tokens bind", best_of: 10, output: (1_000, 2_000) };
 
 /// The other way round.
-pub(crate) const REQUESTS_BIND: Traffic = Traffic { name: "requests bind", best_of: 1, output: (50, 400) };
+pub(crate) const REQUESTS_BIND: Traffic =
+    Traffic { name: "requests bind", best_of: 1, output: (50, 400) };
 
 /// What is asserted, and what it comes to.
 #[derive(Debug)]
@@ -82,7 +84,8 @@ async fn overload(mode: &str, semantics: Semantics, traffic: Traffic) -> Outcome
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let upstream = Simulator::start(options, any).await.expect("a free port");
-    let server = Server::bind(Arc::new(config(mode, &upstream.base_url(), CLIENTS, ""))).expect("free ports");
+    let server = Server::bind(Arc::new(config(mode, &upstream.base_url(), CLIENTS, "")))
+        .expect("free ports");
     let address = server.api_addr().expect("an address");
     let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
     let gateway = tokio::spawn(server.run(stop.clone(), abort));

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod clock;
+mod differential;
 mod failover;
 mod fleet;
 mod manifests;

@@ -9,6 +9,7 @@ use crate::limit::{
 use crate::time::Timestamp;
 
 /// A ledger, whosever it is.
+#[expect(clippy::large_enum_variant, reason = "a pool has one; every request looks into it")]
 #[derive(Debug)]
 pub(super) enum Book {
     Own(Ledger),
@@ -23,7 +24,11 @@ pub(super) enum Held {
     /// Here; it may be at the upstream.
     There(Sent),
     /// In the common ledger, under this number.
-    Common { id: u64, cost: Cost, sent: bool },
+    Common {
+        id: u64,
+        cost: Cost,
+        sent: bool,
+    },
     Moving,
 }
 

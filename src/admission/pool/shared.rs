@@ -88,7 +88,7 @@ impl State {
         let head = self.scheduler.head_for_others();
         // How many wait behind it changes all the time, and is news only with it.
         let known = match (&head, &self.together.told) {
-            (Some(head), Some(told)) => (head.turn, head.cost) == (told.turn, told.cost),
+            (Some(head), Some(told)) => Head { line: told.line, ..*head } == *told,
             (head, told) => head.is_none() && told.is_none(),
         };
         (!known).then_some(head)
@@ -162,7 +162,7 @@ impl State {
     }
 
     fn end_elsewhere(&mut self, charge: Charge, fair: Option<u64>) {
-        let used = fair.unwrap_or(charge.fair());
+        let used = fair.unwrap_or_else(|| charge.fair());
         self.scheduler.settle(charge, used);
     }
 
@@ -311,12 +311,12 @@ impl Pool {
         let mut result = Ok(());
         self.change(|state, now| {
             state.set_clock(log, now);
-            let mut load = || {
-                let Some(replica) = state.ledger.shared() else { return Ok(()) };
-                replica.load(snapshot, version, at)?;
-                entries.try_for_each(|entry| state.take_entry(&entry))
-            };
-            result = load();
+            if let Some(replica) = state.ledger.shared() {
+                result = replica.load(snapshot, version, at);
+            }
+            if result.is_ok() {
+                result = entries.try_for_each(|entry| state.take_entry(&entry));
+            }
             if let Some(replica) = state.ledger.shared() {
                 replica.mend();
                 let turns = replica.turns().to_vec();

@@ -183,7 +183,7 @@ impl State {
         held: Held,
         now: Timestamp,
     ) -> Answer {
-        let Departure { entry, item, place, charge } = departure;
+        let Departure { entry, item, place, charge, .. } = departure;
         let Waiter { answer, forecast } = item;
         let waited = now.since(entry.arrived);
         let line = self.scheduler.loads().get(entry.class).map_or(0, |load| load.queued);

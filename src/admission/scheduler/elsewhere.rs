@@ -4,6 +4,7 @@
 //! and class for whatever goes anywhere, so that tags mean the same everywhere; and that each knows
 //! who goes first at the others, and lets go before its own who comes before them.
 
+use super::lanes::Lane;
 use super::{Charge, Departure, Entry, Scheduler, Ticket};
 use crate::limit::{Head, Line, Turn};
 
@@ -34,11 +35,21 @@ impl<T> Scheduler<T> {
     /// The replica at which somebody waits who comes before everybody here, and who that is.
     pub fn first_elsewhere(&self) -> Option<(u64, Head)> {
         let class = self.classes.next_anywhere()?;
-        let here = self.lanes[class].in_order().next();
+        let lanes = &self.lanes[class];
+        // A tenant that waits here as well has one turn: whoever of its own is first takes it.
+        let place = |(_, head): &&(u64, Head)| {
+            let here = lanes.of(head.turn.tenant).filter(|lane| !lane.requests.is_empty());
+            (here.map_or(head.turn.tag, Lane::tag), head.order)
+        };
         let all = self.elsewhere.0.iter().filter(|(_, head)| head.turn.class == class);
-        let (replica, head) = all.min_by_key(|(_, head)| head.turn.tag)?;
-        let before = here.is_none_or(|lane| !lane.comes_by(head.turn.tag));
-        before.then_some((*replica, *head))
+        let first = all.min_by_key(place)?;
+        let (tag, order) = place(&first);
+        let before = lanes.in_order().next().is_none_or(|here| {
+            let same = here.tenant == first.1.turn.tenant;
+            let own = here.requests.first().map_or(order, |(order, ..)| *order);
+            !here.comes_by(tag) || (same && order < own)
+        });
+        before.then_some(*first)
     }
 
     /// Whether anybody waits at another replica.
@@ -75,7 +86,9 @@ impl<T> Scheduler<T> {
 
     /// Who goes first here, for the others to know.
     pub fn head_for_others(&self) -> Option<Head> {
-        let (_, entry) = self.head()?;
+        let (ticket, entry) = self.head()?;
+        let order = self.slots.get(ticket).and_then(|it| it.place.order());
+        let order = order.unwrap_or(entry.deadline);
         let (turn, load) = (self.turn(entry), self.loads[entry.class]);
         let line = Line {
             queued: load.queued as u64,
@@ -83,13 +96,13 @@ impl<T> Scheduler<T> {
             safe: load.safe,
             tenants: self.lanes[entry.class].waiting() as u64,
         };
-        Some(Head { turn, cost: entry.cost, line })
+        Some(Head { turn, cost: entry.cost, order, line })
     }
 
     /// Takes a departure back: the request waits on, where it was.
     pub fn put_back(&mut self, departure: Departure<T>) -> Ticket {
-        let Departure { entry, item, place, charge } = departure;
-        let place = self.release(charge, place);
+        let Departure { entry, item, left, charge, .. } = departure;
+        let place = self.release(charge, left);
         self.insert(place, entry, item)
     }
 }
@@ -144,6 +157,77 @@ mod tests {
         assert_eq!(served[1..], [50; 10]);
     }
 
+    /// A tenant that waits at two replicas has one turn, and whoever of its requests is first takes it.
+    #[test]
+    fn of_one_tenant_the_first_goes_wherever_it_waits() {
+        let mut replicas: Vec<Scheduler<u64>> = (0..2).map(|_| Scheduler::default()).collect();
+        for (own, replica) in replicas.iter_mut().enumerate() {
+            for index in 0..50_u64 {
+                // By turns, the first replica's a little earlier each time.
+                let deadline = Timestamp::from_nanos(1_000 + 2 * index + own as u64);
+                let place = replica.place();
+                replica.insert(place, Entry { deadline, ..entry(1, 0) }, index);
+            }
+        }
+        let mut order = Vec::new();
+        for _ in 0..100 {
+            let heads: Vec<_> = replicas.iter().map(Scheduler::head_for_others).collect();
+            replicas[0].waits_elsewhere(1, heads[1]);
+            replicas[1].waits_elsewhere(0, heads[0]);
+            let who = replicas
+                .iter()
+                .position(|it| it.head().is_some() && it.first_elsewhere().is_none());
+            let who = who.expect("somebody is first");
+            let (ticket, _) = replicas[who].head().expect("somebody waits");
+            let turn = replicas[who].turn_of(ticket).expect("waiting");
+            let gone = replicas[who].dispatch(ticket).expect("waiting");
+            order.push(2 * gone.item + who as u64);
+            replicas[who].settle(gone.charge, 10);
+            let charge = replicas[1 - who].pass_elsewhere(&turn);
+            replicas[1 - who].settle(charge, 10);
+        }
+        assert!(order.is_sorted(), "{order:?}");
+    }
+
+    /// One that comes to a replica while others of its tenant wait at another has their turn, too.
+    #[test]
+    fn a_tenant_has_one_turn_wherever_it_begins_to_wait() {
+        let mut replicas: Vec<Scheduler<usize>> = (0..2).map(|_| Scheduler::default()).collect();
+        let wait = |replica: &mut Scheduler<usize>, tenant, deadline| {
+            let place = replica.place();
+            let deadline = Timestamp::from_nanos(deadline);
+            replica.insert(place, Entry { deadline, ..entry(tenant, 0) }, 0);
+        };
+        for index in 0..60 {
+            wait(&mut replicas[0], 1, 100 + index);
+            wait(&mut replicas[0], 2, 100 + index);
+        }
+        let mut late = 0;
+        for step in 0..100 {
+            if step == 20 {
+                // From here on, at the other one, as urgent as those that are next.
+                replicas[1].count_from(&[50 << 20]);
+                (0..20).for_each(|index| wait(&mut replicas[1], 1, 110 + index));
+            }
+            let heads: Vec<_> = replicas.iter().map(Scheduler::head_for_others).collect();
+            replicas[0].waits_elsewhere(1, heads[1]);
+            replicas[1].waits_elsewhere(0, heads[0]);
+            let who = replicas
+                .iter()
+                .position(|it| it.head().is_some() && it.first_elsewhere().is_none());
+            let who = who.expect("somebody is first");
+            let (ticket, _) = replicas[who].head().expect("somebody waits");
+            let turn = replicas[who].turn_of(ticket).expect("waiting");
+            let gone = replicas[who].dispatch(ticket).expect("waiting");
+            replicas[who].settle(gone.charge, 10);
+            let charge = replicas[1 - who].pass_elsewhere(&turn);
+            replicas[1 - who].settle(charge, 10);
+            late += who;
+        }
+        // Of the tenant's forty turns since, every other one, until none was left.
+        assert!((18..=20).contains(&late), "{late}");
+    }
+
     #[test]
     fn one_that_comes_later_begins_where_the_others_are() {
         let (mut old, mut new): (Scheduler<()>, Scheduler<()>) = Default::default();
@@ -195,7 +279,8 @@ mod tests {
             tag: if class == 0 { 1 << 40 } else { 0 },
         };
         let head = |class| {
-            Some(Head { turn: turn(class), cost: Cost::new(1, 1), line: Line::default() })
+            let (cost, order, line) = (Cost::new(1, 1), Timestamp::from_nanos(1), Line::default());
+            Some(Head { turn: turn(class), cost, order, line })
         };
         scheduler.waits_elsewhere(7, head(0));
         assert_eq!(scheduler.first_elsewhere().map(|(replica, _)| replica), Some(7));

@@ -103,6 +103,11 @@ pub(super) struct Bill {
 }
 
 impl Lane {
+    /// Where it stands.
+    pub(super) const fn tag(&self) -> Tag {
+        self.tag
+    }
+
     /// Whether the lane's next request goes before one of a tenant that comes now and whose tag is
     /// `turn`: of those with the same tag who came first.
     pub(super) const fn comes_by(&self, turn: Tag) -> bool {

@@ -37,17 +37,15 @@ impl Alone {
         let (mut parts, mut nothing) = (Vec::new(), None);
         for (constraint, level) in ledger.levels(at).enumerate() {
             let (quota, limit) = (level.quota, share(level.quota.limit()));
-            let part = Constraint::new(quota.unit(), limit, quota.window(), quota.name(), level.mode);
+            let part =
+                Constraint::new(quota.unit(), limit, quota.window(), quota.name(), level.mode);
             let Ok(part) = part else {
                 nothing = nothing.or(Some(constraint));
                 continue;
             };
             let left = share(u64::try_from(level.available).unwrap_or(0)).min(limit);
-            let mut part = Part {
-                constraint,
-                ledger: Ledger::new(vec![part], at),
-                open: HashMap::new(),
-            };
+            let mut part =
+                Part { constraint, ledger: Ledger::new(vec![part], at), open: HashMap::new() };
             let spent = limit - left;
             let spent = Cost { requests: spent, tokens: spent, uncached: spent };
             let mut sent = part.ledger.place(spent, at).sent();

@@ -41,6 +41,8 @@ pub struct Head {
     pub turn: Turn,
     /// The most it can cost.
     pub cost: Cost,
+    /// What it is ordered by among its tenant's: its deadline, or earlier.
+    pub order: Timestamp,
     /// What waits in its class.
     pub line: Line,
 }

@@ -1,5 +1,6 @@
 //! What others did that the order of turns depends on.
 
+use super::clock::Clock;
 use super::common::{Head, Turn, Word};
 
 /// Something that another replica did which the order of turns depends on.
@@ -35,11 +36,14 @@ pub enum Heard {
 
 impl Word {
     /// What the order of turns depends on.
-    pub(super) const fn heard(&self, owner: u64) -> Option<Heard> {
+    pub(super) fn heard(&self, owner: u64, clock: Clock) -> Option<Heard> {
         match *self {
             Self::Held { id, turn, .. } => Some(Heard::Held { name: (owner, id), turn }),
             Self::Ended { id, fair, .. } => Some(Heard::Ended { name: (owner, id), fair }),
-            Self::Waits(head) => Some(Heard::Waits { replica: owner, head }),
+            Self::Waits(head) => {
+                let head = head.map(|it| Head { order: clock.local(it.order), ..it });
+                Some(Heard::Waits { replica: owner, head })
+            }
             _ => None,
         }
     }

@@ -95,7 +95,7 @@ impl Replica {
         let mut held = Vec::new();
         for word in words {
             if owner != self.sharing.own {
-                word.heard(owner).into_iter().for_each(&mut hear);
+                word.heard(owner, self.clock).into_iter().for_each(&mut hear);
             } else if let Word::Held { id, .. } = word {
                 held.push(id);
             }

@@ -113,9 +113,8 @@ impl World {
             Some(*number)
         });
         let (owner, at) = (replica.own(), self.now);
-        let lines = outbox.drain(..).map(|(number, bytes)| {
-            Line { owner, number, at, bytes: Some(bytes) }
-        });
+        let lines =
+            outbox.drain(..).map(|(number, bytes)| Line { owner, number, at, bytes: Some(bytes) });
         self.log.extend(lines);
     }
 
@@ -250,9 +249,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn run(world: &mut World, step: Step, float: bool) {
+fn run(world: &mut World, step: &Step, float: bool) {
     let now = world.now;
-    match step {
+    match *step {
         Step::Wait(millis) => world.now = now.after(Duration::from_millis(millis)),
         Step::Take(index, tokens) => drop(world.take(index, tokens)),
         Step::Flush(index) => world.flush(index),
@@ -295,7 +294,7 @@ proptest! {
     ) {
         let mut world = World::new(float);
         for step in steps {
-            run(&mut world, step, float);
+            run(&mut world, &step, float);
         }
         world.nodes.iter_mut().for_each(|node| node.replica.come_back());
         world.settle();
@@ -339,10 +338,10 @@ proptest! {
                 }
                 // What is told late counts late: to all, but not to who decides meanwhile.
                 Step::End(index, ..) => {
-                    run(&mut world, step, float);
+                    run(&mut world, &step, float);
                     world.flush(index);
                 }
-                step => run(&mut world, step, float),
+                step => run(&mut world, &step, float),
             }
             let least = world.least();
             prop_assert!(least >= 0, "{least}");
@@ -375,7 +374,7 @@ proptest! {
                     open.push((index, id, cost, hold.sent()));
                 }
             } else if !open.is_empty() {
-                let (index, id, cost, mut sent) = open.swap_remove(tokens as usize % open.len());
+                let (index, id, cost, mut sent) = open.swap_remove(index % open.len());
                 let used = Cost::new(1, cost.tokens / 2);
                 ledger.charged(&mut sent, now);
                 ledger.settle(sent, Spent::Exact(used), now);

@@ -100,7 +100,7 @@ impl Window {
         let view = View { shown, spent: self.spent, unsure: around.later + around.unheard };
         // What was used before this ledger began is nobody's surprise.
         let gap = if std::mem::replace(&mut self.seen, true) { self.drift.max(0) } else { 0 };
-        self.foreign.note(&self.quota, gap, acting == Acting::Sliding, view, now);
+        self.foreign.note(&self.quota, gap, self.loses_margin(), view, now);
         self.seen_at = now;
         if acting == Acting::Bucket && self.foreign.drain(now) > self.quota.limit() / 2 {
             // Others who take most of it look the same as no refill at all.
@@ -241,7 +241,7 @@ impl Window {
         let window_ago = Timestamp::from_nanos(now.as_nanos().saturating_sub(window));
         let foreign = known || self.logged(false) + self.others.since(window_ago) >= 0;
         if foreign {
-            let sliding = self.acting(now) == Acting::Sliding;
+            let sliding = self.loses_margin();
             self.foreign.refused(&self.quota, i128::from(units), sliding, now);
             return true;
         }

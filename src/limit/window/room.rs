@@ -78,12 +78,18 @@ impl Window {
     /// enough right after an answer has shown what they have left, and more the longer ago that is.
     fn margin(&self, now: Timestamp) -> i128 {
         let floor = self.foreign.floor(now);
-        if self.acting(now) != Acting::Sliding {
+        if !self.loses_margin() {
             return floor;
         }
         let fresh = i128::from(self.quota.window_nanos().get() / FRESH).max(1);
         let age = i128::from(now.as_nanos().saturating_sub(self.seen_at.as_nanos())).min(fresh);
         floor * (fresh + age) / (2 * fresh)
+    }
+
+    /// Whether what is kept free is lost, as far as is known. In doubt whether it is, a wider margin is
+    /// the safe one.
+    pub(super) fn loses_margin(&self) -> bool {
+        self.mode == Acting::Sliding
     }
 
     /// Whether others may have taken all of it since the last answer, and a request is on its way that

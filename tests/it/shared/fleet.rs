@@ -37,9 +37,8 @@ impl Gateway {
             .build()
             .expect("a runtime");
         let config = Arc::new(config("bucket", upstream, tenants, shared));
-        let server = runtime.block_on_within(async {
-            Server::bind_scripted(config, script).expect("free ports")
-        });
+        let server = runtime
+            .block_on_within(async { Server::bind_scripted(config, script).expect("free ports") });
         let address = server.api_addr().expect("an address");
         let admin = server.admin_addr().expect("an address");
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
@@ -64,12 +63,6 @@ impl Gateway {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
-    }
-
-    pub(super) async fn debug(&self) {
-        let url = format!("http://{}/metrics", self.admin);
-        let text = reqwest::get(url).await.expect("a scrape").text().await.expect("text");
-        for line in text.lines().filter(|l| !l.starts_with('#') && !l.ends_with(" 0") && ["reject","blame","drift","foreign","retries","shared_", "attrib"].iter().any(|w| l.contains(w)) && !l.contains("_bucket")) { println!("{line}"); }
     }
 
     /// A metric of its scrape.

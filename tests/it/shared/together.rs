@@ -44,7 +44,6 @@ async fn three_replicas_use_a_quota_up_and_share_it_fairly_between_tenants() {
         let asked = gateway.metric("tidegate_shared_holds_total{how=\"asked\"}").await;
         let free = gateway.metric("tidegate_shared_holds_total{how=\"free\"}").await;
         let contended = gateway.metric("tidegate_shared_contended_total").await;
-        if stats.rejected > 0 { gateway.debug().await; }
         println!("asked {asked}, free {free}, contended {contended}");
         assert!(asked > 0.0);
         assert!((gateway.metric("tidegate_shared_replicas").await - 3.0).abs() < 0.5);

@@ -4,14 +4,14 @@ use super::{Bill, Lanes, SCALE, Tag};
 use crate::limit::{Head, Turn};
 
 impl Lanes {
-    /// Charges a tenant for a request that goes at another replica, by the tag that it has there.
+    /// Charges a tenant for a request that goes at another replica, by the tag that it has there: a
+    /// tenant has one, wherever it waits, and what the log says of it is the same for all.
     pub(in super::super) fn pass_elsewhere(&mut self, turn: &Turn) -> Bill {
         let index = self.lane(turn.tenant, turn.weight);
         if self.lanes[index].requests.is_empty() {
             self.begin(index, None);
-            let lane = &mut self.lanes[index];
-            lane.tag = lane.tag.max(turn.tag);
         }
+        self.retag(index, turn.tag - self.lanes[index].tag);
         let least = self.order.first().map_or(turn.tag, |(tag, ..)| turn.tag.min(*tag));
         let bill = self.bill(index, turn.fair);
         self.advance(least);
