@@ -40,9 +40,13 @@ use crate::time::Timestamp;
 /// One part in so many of each limit may be let go without having asked, by all replicas together.
 const FLOATING: u64 = 8;
 
-/// How long what is free may be on its way to the others, and what they did to who lets it go: in all
-/// far longer than two calls may take.
-const KNOWN_AFTER: Duration = Duration::from_millis(250);
+/// How long ago the log may have been heard of for requests to go without having asked: longer than
+/// the second between two signs of life.
+const FRESH: Duration = Duration::from_millis(1_250);
+
+/// How long what is free may be on its way to the others, reckoned from when they had more than half
+/// left: [`FRESH`], and far longer than a call may take.
+const KNOWN_AFTER: Duration = Duration::from_millis(1_500);
 
 /// Words that wait for a log before those that only matter for a moment are left out.
 const MOST_WAITING: usize = 10_000;
@@ -93,6 +97,10 @@ pub struct Replica {
     guarded: Vec<Timestamp>,
     /// While there is no log: what may go without.
     alone: Option<Alone>,
+    /// Whether the log was just found again, and others may not have told what they did without it.
+    quiet: bool,
+    /// When the log was last heard of.
+    heard_at: Timestamp,
     clock: Clock,
     /// Requests let go free, and asked for, since somebody looked.
     counts: (u64, u64),
@@ -114,7 +122,7 @@ impl Replica {
         let view = common.clone();
         let guarded = vec![Timestamp::default(); configured.len()];
         let (told, fresh, asked, last, open, alone, clock, counts) = Default::default();
-        let (loaded, stale) = (false, false);
+        let (loaded, stale, quiet, heard_at) = Default::default();
         Self {
             sharing,
             configured,
@@ -130,6 +138,8 @@ impl Replica {
             open,
             guarded,
             alone,
+            quiet,
+            heard_at,
             clock,
             counts,
         }
@@ -157,7 +167,7 @@ impl Replica {
 
     /// Whether anything can be decided: by a log that says what the limits are, or without one.
     pub const fn is_ready(&self) -> bool {
-        self.alone.is_some() || (self.loaded && self.common.begun)
+        self.alone.is_some() || (self.loaded && self.common.begun && !self.quiet)
     }
 
     /// Whether there is a log, and what it said was read.
@@ -350,7 +360,8 @@ impl Replica {
 
     /// Whether a request may go without the log's leave.
     fn is_free(&mut self, cost: Cost, at: Timestamp) -> bool {
-        if !self.sharing.float || self.alone.is_some() || !self.asked.is_empty() {
+        let is_fresh = at.since(self.heard_at) <= FRESH;
+        if !self.sharing.float || !is_fresh || self.alone.is_some() || !self.asked.is_empty() {
             return false;
         }
         let told = self.told.iter().flat_map(|(_, words)| words);

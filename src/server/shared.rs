@@ -32,6 +32,11 @@ use crate::store::shared::{
 const BEAT: Duration = Duration::from_secs(1);
 /// How long after the last request it goes on saying so.
 const QUIET_AFTER: Duration = Duration::from_secs(60);
+/// After a loss of the log: the time in which others that lost it find it again, and tell what they did
+/// meanwhile, before anything is asked: probes are a quarter of a second apart.
+const FOUND: Duration = Duration::from_millis(600);
+/// A log that can be reached and says nothing (it is being settled) is waited for so many times longer.
+const SETTLING: u32 = 10;
 /// The pause after a call that failed: the breaker opens after three.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long what nobody waits for may wait for company: what one answer tells in three places then
@@ -42,6 +47,8 @@ const COMPANY: Duration = Duration::from_millis(10);
 const SNAPSHOT_AFTER: u64 = 1_000;
 /// For the last words, all in all.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+const ZERO: Duration = Duration::ZERO;
 
 /// Shares the quotas of all pools.
 pub(super) struct Replicas {
@@ -102,6 +109,7 @@ impl Sharer for Replicas {
             patience: self.config.grace,
             again: None,
             soon: None,
+            quiet_until: None,
             known: false,
             used_at: Instant::now(),
             snapshot_at: 0,
@@ -143,6 +151,8 @@ struct Between {
     again: Option<Instant>,
     /// When to tell what nobody waits for.
     soon: Option<Instant>,
+    /// Until when nothing is asked.
+    quiet_until: Option<Instant>,
     /// Whether the others know of this replica.
     known: bool,
     used_at: Instant,
@@ -157,10 +167,12 @@ impl Between {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let waiting = match self.stage {
-                Stage::Waiting(until) => Some(until),
+                // It is looked at again when that has passed.
+                Stage::Waiting(until) => Some(until.max(Instant::now() + PAUSE)),
                 _ => None,
             };
-            let next = [self.again, self.soon, waiting].into_iter().flatten().min();
+            let next =
+                [self.again, self.soon, self.quiet_until, waiting].into_iter().flatten().min();
             let wake = next.unwrap_or_else(|| Instant::now() + BEAT);
             let mut first = None;
             let mut beats = false;
@@ -182,8 +194,15 @@ impl Between {
             if self.again.is_some_and(|again| again <= Instant::now()) {
                 self.again = None;
             }
-            if matches!(self.stage, Stage::Waiting(until) if until <= Instant::now()) {
-                self.leave(&pool);
+            if let Stage::Waiting(until) = self.stage {
+                let until = until + if self.log.is_up() { self.patience * SETTLING } else { ZERO };
+                if until <= Instant::now() {
+                    self.leave(&pool);
+                }
+            }
+            if self.quiet_until.is_some_and(|until| until <= Instant::now()) {
+                self.quiet_until = None;
+                pool.resume();
             }
             if beats {
                 self.beat(&pool).await;
@@ -203,6 +222,9 @@ impl Between {
             }
             Event::State(state) => self.load(pool, state),
             Event::Reassert => {
+                // What was done without the log has to be in it before anybody goes on.
+                let log = &self.log;
+                pool.tell_all(|bytes| log.tell(bytes.into()).ok());
                 let state = || {
                     let saved = pool.save_common().unwrap_or_default();
                     (self.position.clone(), Bytes::from(saved))
@@ -253,9 +275,18 @@ impl Between {
             Ok(()) => {
                 self.stage = Stage::Following;
                 self.again = None;
-                pool.return_to_log(self.log.now());
+                self.found(pool);
             }
             Err(error) => self.foreign(pool, &error),
+        }
+    }
+
+    /// The log is there again, and was read to its end.
+    fn found(&mut self, pool: &Arc<Pool>) {
+        pool.heard_of_log(self.log.now());
+        if pool.is_alone() {
+            self.quiet_until = Some(Instant::now() + FOUND);
+            pool.return_to_log(self.log.now());
         }
     }
 
@@ -346,6 +377,9 @@ impl Between {
         };
         let entries: Vec<_> =
             entries.into_iter().filter(|it| self.position.accept(it) == Step::Next).collect();
+        if !entries.is_empty() {
+            pool.heard_of_log(self.log.now());
+        }
         self.heard(pool, &entries, answered);
         if self.log.pending() > 0 && self.again.is_none() {
             pool.work().notify_one();
@@ -358,7 +392,7 @@ impl Between {
             Ok(Outcome::Appended(entries)) => {
                 self.take(pool, entries);
                 self.stage = Stage::Following;
-                pool.return_to_log(self.log.now());
+                self.found(pool);
             }
             Ok(Outcome::Behind(entries)) => {
                 self.take(pool, entries);
@@ -388,6 +422,7 @@ impl Between {
         match self.log.beat(&self.position, Bytes::new()).await {
             Ok(peers) => {
                 self.known = true;
+                pool.heard_of_log(self.log.now());
                 pool.saw_replicas(u32::try_from(peers.len() + 1).unwrap_or(u32::MAX));
             }
             // While an epoch is settled, too: what follows the log hears of its end.

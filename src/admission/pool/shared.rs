@@ -354,6 +354,39 @@ impl Pool {
         });
     }
 
+    /// The log was heard of, to its end.
+    pub fn heard_of_log(&self, log: Timestamp) {
+        self.locked(|state, now| {
+            state.set_clock(log, now);
+            if let Some(replica) = state.ledger.shared() {
+                replica.heard_of(now);
+            }
+        });
+    }
+
+    /// All replicas have told what they did without the log.
+    pub fn resume(self: &Arc<Self>) {
+        self.change(|state, _| {
+            if let Some(replica) = state.ledger.shared() {
+                replica.resume();
+            }
+        });
+    }
+
+    /// Tells the log everything, whether it can be reached or not; see [`Self::prepare`].
+    pub fn tell_all(&self, tell: impl FnOnce(Vec<u8>) -> Option<u64>) {
+        self.locked(|state, now| {
+            if let Some(replica) = state.ledger.shared() {
+                replica.tell(now, tell);
+            }
+        });
+    }
+
+    /// Whether requests go without the log.
+    pub fn is_alone(&self) -> bool {
+        self.state.lock().ledger.shared().is_some_and(|replica| replica.is_alone())
+    }
+
     /// There are so many replicas, this one included; who waits first is told them again.
     pub fn saw_replicas(self: &Arc<Self>, replicas: u32) {
         self.change(|state, _| {

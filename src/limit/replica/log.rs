@@ -11,11 +11,14 @@ use crate::limit::BadJournal;
 use crate::time::Timestamp;
 
 impl Replica {
-    /// What the log is to be told: nothing if nothing has to be, or there is no log. `told` gives the
+    /// What the log is to be told, if anything. `told` gives the
     /// number that it is told under, or `None` if there is no room for more.
     pub fn tell(&mut self, now: Timestamp, told: impl FnOnce(Vec<u8>) -> Option<u64>) {
-        if !self.has_news() {
+        if !self.loaded || self.fresh.is_empty() {
             return;
+        }
+        if self.alone.is_some() {
+            self.forget_passing();
         }
         let now = self.refresh(now);
         for (at, word) in &mut self.fresh {
@@ -179,13 +182,28 @@ impl Replica {
         }
     }
 
-    /// The log is there again.
+    /// The log is there again. Nothing goes until [`Self::resume`]: others may have been without it, too,
+    /// and have to tell what they did.
     pub fn come_back(&mut self) {
         if self.alone.take().is_some() {
-            // What the heads of answers showed is no news any more.
-            self.fresh.retain(|(_, word)| !matches!(word, Word::Observed { .. }));
-            self.stale = true;
+            self.forget_passing();
+            (self.quiet, self.stale) = (true, true);
         }
+    }
+
+    /// Everybody has told what they did without the log.
+    pub const fn resume(&mut self) {
+        self.quiet = false;
+    }
+
+    /// The log was heard of `now`: whatever was pushed before has come.
+    pub fn heard_of(&mut self, now: Timestamp) {
+        self.heard_at = self.clock.log(now);
+    }
+
+    /// What the heads of answers showed a while ago is no news any more.
+    fn forget_passing(&mut self) {
+        self.fresh.retain(|(_, word)| !matches!(word, Word::Observed { .. }));
     }
 
     /// Whether this replica has nothing open, and nothing to say.

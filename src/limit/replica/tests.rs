@@ -102,11 +102,17 @@ impl World {
             }
             *read += 1;
         }
+        if *read == self.log.len() {
+            replica.heard_of(self.now);
+        }
     }
 
     /// Has what a replica told appended.
     fn flush(&mut self, index: usize) {
         let Node { replica, outbox, number, .. } = &mut self.nodes[index];
+        if replica.is_alone() {
+            return;
+        }
         replica.tell(self.now, |bytes| {
             *number += 1;
             outbox.push((*number, bytes));
@@ -280,7 +286,10 @@ fn run(world: &mut World, step: &Step, float: bool) {
             node.asked.clear();
             node.replica.leave(now);
         }
-        Step::Back(index) => world.nodes[index].replica.come_back(),
+        Step::Back(index) => {
+            world.nodes[index].replica.come_back();
+            world.nodes[index].replica.resume();
+        }
     }
 }
 
@@ -296,7 +305,10 @@ proptest! {
         for step in steps {
             run(&mut world, &step, float);
         }
-        world.nodes.iter_mut().for_each(|node| node.replica.come_back());
+        world.nodes.iter_mut().for_each(|node| {
+            node.replica.come_back();
+            node.replica.resume();
+        });
         world.settle();
         let states: Vec<_> = world.nodes.iter().map(|node| node.replica.save()).collect();
         prop_assert!(states.iter().all(|state| *state == states[0]), "they differ");
@@ -407,6 +419,7 @@ proptest! {
         }
         world.nodes[0].replica.shorten();
         world.nodes[0].replica.come_back();
+        world.nodes[0].replica.resume();
         world.settle();
         world.now = world.now.after(Duration::from_secs(1));
         let now = world.now;

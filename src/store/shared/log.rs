@@ -93,6 +93,11 @@ impl Log {
         self.0.outbox.lock().push(bytes)
     }
 
+    /// Whether calls are made at all just now.
+    pub fn is_up(&self) -> bool {
+        self.0.store.is_up()
+    }
+
     /// Entries that were told and are not known to be in the log.
     pub fn pending(&self) -> usize {
         self.0.outbox.lock().len()

@@ -17,7 +17,7 @@ use super::server::Redis;
 use super::twin::{POOL, config};
 
 /// Steps of the trace; each is a call of the server or two.
-const STEPS: usize = 1_500;
+const STEPS: usize = 3_000;
 
 /// A replica, its log, and how much of that it has read.
 struct Node {
@@ -134,7 +134,7 @@ async fn one_ledger_and_three_replicas_decide_alike() {
         let node = &mut nodes[who];
         node.read().await;
         if open.is_empty() || random.u8(..5) < 3 {
-            let (cost, now) = (Cost::new(1, random.u64(1..400)), node.now());
+            let (cost, now) = (Cost::new(1, random.u64(1..100)), node.now());
             let turn = Turn { class: 0, tenant: 1, weight: NonZeroU32::MIN, fair: 1, tag: 0 };
             let one = ledger.check(cost, now);
             match node.replica.take(cost, false, turn, now) {
@@ -168,7 +168,7 @@ async fn one_ledger_and_three_replicas_decide_alike() {
         }
     }
     println!("SIM_SEED={seed}: {held} held, {denied} denied");
-    assert!(held > STEPS / 10 && denied > STEPS / 10, "{held} held, {denied} denied");
+    assert!(held > 100 && denied > 100, "{held} held, {denied} denied");
     for node in &nodes {
         node.shared.close();
     }
