@@ -9,7 +9,7 @@
 //!
 //! - What is asked is decided by everything that stands before it in the log.
 //! - What may be free without anybody knowing, of all replicas together, is at most one part in
-//!   [`FLOATING`] of each limit; and it goes only while half of the limit is left. What is asked
+//!   eight of each limit; and it goes only while half of the limit is left. What is asked
 //!   leaves that part alone until everybody knows that there is less.
 //! - A hold that the log has and nobody here knows of is given back; one that the log lost is told
 //!   again. Neither depends on how that came about.
@@ -18,6 +18,7 @@
 mod alone;
 mod clock;
 mod common;
+mod float;
 mod heard;
 mod log;
 #[cfg(test)]
@@ -32,21 +33,11 @@ use self::alone::Alone;
 pub use self::clock::Clock;
 use self::common::{Common, Word};
 pub use self::common::{Head, Line, Turn};
+use self::float::{KNOWN_AFTER, is_plenty};
 pub use self::heard::Heard;
 use crate::limit::journal::Said;
 use crate::limit::{Blame, ColdStart, Constraint, Cost, Denied, Ledger, Reading, Unit};
 use crate::time::Timestamp;
-
-/// One part in so many of each limit may be let go without having asked, by all replicas together.
-const FLOATING: u64 = 8;
-
-/// How long ago the log may have been heard of for requests to go without having asked: longer than
-/// the second between two signs of life.
-const FRESH: Duration = Duration::from_millis(1_250);
-
-/// How long what is free may be on its way to the others, reckoned from when they had more than half
-/// left: [`FRESH`], and far longer than a call may take.
-const KNOWN_AFTER: Duration = Duration::from_millis(1_500);
 
 /// Words that wait for a log before those that only matter for a moment are left out.
 const MOST_WAITING: usize = 10_000;
@@ -97,6 +88,8 @@ pub struct Replica {
     guarded: Vec<Timestamp>,
     /// While there is no log: what may go without.
     alone: Option<Alone>,
+    /// Whether the others have been told the limits as they are configured here.
+    announced: bool,
     /// Whether the log was just found again, and others may not have told what they did without it.
     quiet: bool,
     /// When the log was last heard of.
@@ -122,7 +115,7 @@ impl Replica {
         let view = common.clone();
         let guarded = vec![Timestamp::default(); configured.len()];
         let (told, fresh, asked, last, open, alone, clock, counts) = Default::default();
-        let (loaded, stale, quiet, heard_at) = Default::default();
+        let (loaded, stale, announced, quiet, heard_at) = Default::default();
         Self {
             sharing,
             configured,
@@ -138,6 +131,7 @@ impl Replica {
             open,
             guarded,
             alone,
+            announced,
             quiet,
             heard_at,
             clock,
@@ -357,45 +351,4 @@ impl Replica {
         }
         at
     }
-
-    /// Whether a request may go without the log's leave.
-    fn is_free(&mut self, cost: Cost, at: Timestamp) -> bool {
-        let is_fresh = at.since(self.heard_at) <= FRESH;
-        if !self.sharing.float || !is_fresh || self.alone.is_some() || !self.asked.is_empty() {
-            return false;
-        }
-        let told = self.told.iter().flat_map(|(_, words)| words);
-        let unknown = told.chain(&self.fresh).fold(cost, |sum, (_, word)| match word {
-            Word::Held { cost, .. } => sum.plus(*cost),
-            _ => sum,
-        });
-        let share = FLOATING * u64::from(self.sharing.replicas.max(1));
-        self.view.twin.ledger.levels(at).all(|level| {
-            let limit = level.quota.limit();
-            is_plenty(level.available, limit) && unknown.of(level.quota.unit()) <= limit / share
-        })
-    }
-
-    /// Whether a request leaves what others may have taken without anybody knowing.
-    fn leaves_enough(&mut self, cost: Cost, at: Timestamp) -> Result<(), Denied> {
-        if !self.sharing.float || self.sharing.replicas < 2 || self.is_free(cost, at) {
-            return Ok(());
-        }
-        let guarded = self.guarded.iter().zip(self.view.twin.ledger.levels(at)).enumerate();
-        for (constraint, (until, level)) in guarded {
-            let limit = level.quota.limit();
-            // One that takes more than the rest at once would never find it alone.
-            let needed = cost.of(level.quota.unit()).saturating_add(limit / FLOATING).min(limit);
-            let has = i128::from(level.available);
-            if *until > at && has < i128::from(needed) {
-                return Err(Denied::Wait { constraint, until: Some(*until) });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether more than half of a limit is left.
-fn is_plenty(available: i64, limit: u64) -> bool {
-    i128::from(available) * 2 > i128::from(limit)
 }

@@ -51,8 +51,9 @@ impl Replica {
         if self.alone.is_some() || !self.loaded {
             return None;
         }
-        let differs = !self.common.begun || self.common.configured != self.configured;
-        if differs && self.asked.is_empty() {
+        // Once: of two with other limits, the one that began last decides, and both keep to that.
+        let differs = self.common.configured != self.configured && !self.announced;
+        if (differs || !self.common.begun) && self.asked.is_empty() {
             let (configured, start) = (Arc::clone(&self.configured), self.start);
             self.asked.push((self.clock.log(now), Word::Begun { configured, start }));
             self.stale = true;
@@ -63,6 +64,7 @@ impl Replica {
 
     /// The log has taken what was asked; it was applied with the entry that it is now.
     pub fn taken(&mut self) {
+        self.announced |= self.asked.iter().any(|(_, word)| matches!(word, Word::Begun { .. }));
         self.asked.clear();
         self.stale = true;
     }
@@ -104,6 +106,7 @@ impl Replica {
             }
             self.common.apply(owner, at, word);
         }
+        self.find_limits();
         self.stale = true;
         held.retain(|id| !self.knows(*id));
         self.give_back(held);
@@ -140,6 +143,7 @@ impl Replica {
         };
         // What was asked is decided anew.
         self.told.retain(|(number, _)| *number > version);
+        self.find_limits();
         (self.loaded, self.stale) = (true, true);
         Ok(())
     }
@@ -166,6 +170,11 @@ impl Replica {
         extra.sort_unstable();
         self.give_back(extra);
         self.stale = true;
+    }
+
+    /// Whoever finds its own limits in the log has nothing to say when another changes them.
+    fn find_limits(&mut self) {
+        self.announced |= self.common.begun && self.common.configured == self.configured;
     }
 
     /// What is common to all, as bytes to begin anew with.

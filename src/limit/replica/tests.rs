@@ -474,3 +474,38 @@ fn alone_it_goes_on_with_its_share_and_no_more() {
     assert_eq!(more, 300);
     assert!(matches!(world.take(0, 301), Err(Denied::Wait { .. })), "not above the limit");
 }
+
+/// During a change of the configuration replicas with other limits run side by side: the one that
+/// began last decides, once, and what is held stays held.
+#[test]
+fn of_two_configurations_the_later_one_is_kept_to() {
+    let mut world = World::new(false);
+    assert!(world.take(0, 100).is_ok());
+    world.ask(0, true);
+    let mut quotas = quotas();
+    quotas[0] =
+        Constraint::new(Unit::Tokens, LIMIT / 2, Duration::from_secs(60), "minute", Mode::Bucket)
+            .expect("a constraint");
+    world.join(false);
+    let (snapshot, read) = (world.nodes[0].replica.save(), world.nodes[0].read);
+    let sharing = Sharing { own: world.next, float: false, replicas: 4 };
+    let node = world.nodes.last_mut().expect("it joined");
+    node.replica = Replica::new(sharing, quotas, ColdStart::Full, world.now);
+    node.replica.load(Some(&snapshot), 0, world.now).expect("readable");
+    node.read = read;
+    world.ask(3, true);
+    let length = world.log.len();
+    for _ in 0..3 {
+        for index in 0..4 {
+            world.read(index, usize::MAX);
+            world.ask(index, true);
+        }
+    }
+    assert_eq!(world.log.len(), length, "nobody contradicts");
+    let now = world.now;
+    for node in &mut world.nodes {
+        let (ledger, at, _) = node.replica.ledger(now);
+        let first = ledger.levels(at).next().map(|it| (it.quota.limit(), it.held));
+        assert_eq!(first, Some((LIMIT / 2, 100)));
+    }
+}

@@ -33,9 +33,9 @@ fn quotas() -> Vec<Constraint> {
         Constraint::new(unit, limit, Duration::from_millis(millis), name, mode).expect("valid")
     };
     vec![
-        quota(Unit::Tokens, 1_000, 150, "short", Mode::Bucket),
-        quota(Unit::Tokens, 3_000, 700, "long", Mode::Sliding),
-        quota(Unit::Requests, 30, 200, "short", Mode::Fixed { skew: Duration::ZERO }),
+        quota(Unit::Tokens, 1_000, 20, "short", Mode::Bucket),
+        quota(Unit::Tokens, 3_000, 90, "long", Mode::Sliding),
+        quota(Unit::Requests, 30, 25, "short", Mode::Fixed { skew: Duration::ZERO }),
     ]
 }
 
