@@ -46,8 +46,9 @@ pub(super) struct Together {
     charges: HashMap<(u64, u64), Charge>,
     /// Since when a replica whose turn it is could have gone.
     could_since: Option<(u64, Timestamp)>,
-    /// Who the others think is first here.
+    /// Who the others were told is first here, and whether some of them may not know.
     told: Option<Head>,
+    retell: bool,
 }
 
 /// An entry of the log.
@@ -90,7 +91,8 @@ impl State {
             (Some(head), Some(told)) => Head { line: told.line, ..*head } == *told,
             (head, told) => head.is_none() && told.is_none(),
         };
-        (!known).then_some(head)
+        let again = self.together.retell && head.is_some();
+        (!known || again).then_some(head)
     }
 
     /// What the requests here wait for if somebody at another replica comes before them.
@@ -213,7 +215,7 @@ impl State {
         let replica = self.ledger.shared().filter(|replica| replica.is_heard());
         if let (Some(replica), Some(head)) = (replica, head) {
             replica.waits(head, now);
-            self.together.told = head;
+            (self.together.told, self.together.retell) = (head, false);
         }
     }
 

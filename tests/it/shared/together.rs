@@ -108,3 +108,35 @@ async fn an_idle_request_waits_for_one_round_trip_or_for_none() {
     assert!(floating < alone + WAY / 2, "none");
     upstream.shutdown().await;
 }
+
+/// A replica that comes later does not wait for one at which nobody waits any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_one_who_has_gone() {
+    let redis = Redis::start().await;
+    let upstream = upstream(TOKENS_BIND).await;
+    let shared = section(&redis.url(), "timeout = \"250ms\"");
+    let client = reqwest::Client::new();
+    let mut gateways = Vec::new();
+    for index in 0..3 {
+        let gateway = Gateway::start(&upstream.base_url(), &shared, 1);
+        let answer = client
+            .post(format!("http://{}/v1/chat/completions", gateway.address))
+            .bearer_auth(crate::overload::key(0))
+            .header("content-type", "application/json")
+            .body(BODY)
+            .send()
+            .await
+            .expect("an answer");
+        let headers = answer.headers();
+        let waited =
+            headers.get("x-tidegate-wait-ms").and_then(|it| it.to_str().ok()?.parse().ok());
+        // The first one begins the log; the others only have to read it. For one whose turn it is they
+        // would wait for 100 ms.
+        assert!(index == 0 || waited.is_some_and(|millis: u64| millis < 100), "{headers:?}");
+        gateways.push(gateway);
+    }
+    for gateway in gateways {
+        gateway.stop().await;
+    }
+    upstream.shutdown().await;
+}

@@ -112,7 +112,7 @@ impl Pool {
                 ended.into_values().for_each(|charge| state.end_elsewhere(charge, None));
                 state.scheduler.count_from(&turns);
                 // Whoever was told may not know it any more.
-                state.together.told = None;
+                state.together.retell = true;
             }
         });
         result
@@ -178,7 +178,7 @@ impl Pool {
             if let Some(replica) = state.ledger.shared() {
                 replica.saw(replicas);
             }
-            state.together.told = None;
+            state.together.retell = true;
         });
     }
 
