@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::admission::pool::Snapshot;
 use crate::admission::pools::Named;
 use crate::admission::{PoolKey, Queue};
+use crate::batch::{BatchStatus, Batches};
 use crate::config::Config;
 use crate::proxy::Gateway;
 
@@ -23,12 +24,12 @@ use crate::proxy::Gateway;
 const MOST_TENANTS: usize = 20;
 
 /// The admin port's pages.
-pub fn app(gateway: Arc<Gateway>) -> Router {
+pub fn app(gateway: Arc<Gateway>, batches: Option<Arc<Batches>>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .route("/status", get(status))
+        .route("/status", get(move |gateway| status(gateway, batches)))
         .route("/config", get(config))
         .route("/usage", get(usage::usage))
         .with_state(gateway)
@@ -56,8 +57,18 @@ async fn config(State(gateway): State<Arc<Gateway>>) -> String {
     gateway.config().to_toml()
 }
 
-async fn status(State(gateway): State<Arc<Gateway>>) -> Json<Status> {
-    Json(Status::of(&gateway))
+async fn status(
+    State(gateway): State<Arc<Gateway>>,
+    batches: Option<Arc<Batches>>,
+) -> Json<Status> {
+    let mut status = Status::of(&gateway);
+    if let Some(batches) = batches {
+        match batches.status().await {
+            Ok(batches) => status.batches = batches,
+            Err(problem) => tracing::warn!(%problem, "the status lacks the batches"),
+        }
+    }
+    Json(status)
 }
 
 /// Everything `/status` shows.
@@ -69,6 +80,7 @@ pub struct Status {
     connections: i64,
     body_bytes: i64,
     pools: Vec<PoolStatus>,
+    batches: Vec<BatchStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -127,7 +139,7 @@ struct ConstraintStatus {
 }
 
 impl Status {
-    /// The status now.
+    /// The status now, without the batches.
     pub fn of(gateway: &Gateway) -> Self {
         let mut pools: Vec<_> =
             gateway.pools().all().iter().map(|(key, named)| pool(gateway, *key, named)).collect();
@@ -140,6 +152,7 @@ impl Status {
             connections: metrics.connections.get(),
             body_bytes: metrics.body_bytes.get(),
             pools,
+            batches: Vec::new(),
         }
     }
 }

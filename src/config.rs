@@ -10,6 +10,7 @@
 //! - There is no way to say "no limit": a model without limits is a problem.
 //! - A [`Secret`] does not show itself in any output.
 
+mod batch;
 mod classes;
 mod env;
 mod model;
@@ -30,6 +31,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::batch::Batch;
 pub use self::classes::{Class, Classes};
 pub use self::model::{Models, Profile};
 pub use self::shared::{Servers, Shared, Topology};
@@ -60,6 +62,8 @@ pub struct Config {
     pub log: Log,
     /// What outlives the process.
     pub state: State,
+    /// Files and batches of requests.
+    pub batch: Batch,
     /// The callers' own keys; empty to let every caller in.
     pub keys: Vec<VirtualKey>,
     /// What is done about the output limits of some keys' callers, by the key's name.
@@ -185,6 +189,8 @@ pub struct Overrides {
     pub state_dir: Option<String>,
     /// `state.stateless`: keeps no state.
     pub stateless: bool,
+    /// `batch.dir`.
+    pub batch_dir: Option<String>,
 }
 
 impl Config {

@@ -61,6 +61,25 @@ pub struct Caller {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnknownKey;
 
+/// Whose something is that outlives the request that made it: enough to act for them later, and no
+/// key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Owner {
+    /// The tenant's name.
+    pub tenant: Arc<str>,
+    /// The tenant, as the queue knows it.
+    pub id: u64,
+    /// Whose quota is spent.
+    pub account: Account,
+}
+
+impl Caller {
+    /// The caller as an owner.
+    pub fn owner(&self) -> Owner {
+        Owner { tenant: Arc::clone(&self.tenant), id: self.id, account: self.account }
+    }
+}
+
 impl VirtualKey {
     /// Its holder, as the queue knows them.
     pub fn tenant(&self) -> u64 {
@@ -71,6 +90,21 @@ impl VirtualKey {
 impl Account {
     /// The account that the gateway's own key belongs to.
     const GATEWAY: Self = Self([0; 32]);
+
+    /// The account of which these bytes were kept ([`Self::to_bytes`]).
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The account as bytes, to be kept: a digest, from which nobody gets a key.
+    pub const fn to_bytes(self) -> [u8; 32] {
+        self.0
+    }
+
+    /// Whether calls need a key that only their caller has.
+    pub fn is_callers(&self) -> bool {
+        *self != Self::GATEWAY
+    }
 
     /// Identifies the account's quota for `model`: 128 bits that no caller can steer.
     pub fn quota(&self, model: &str) -> [u8; 16] {
@@ -121,6 +155,23 @@ impl Access {
                 let (tenant, account) = (Arc::clone(&key.name), Account::GATEWAY);
                 let VirtualKey { heartbeats, weight, class, .. } = *key;
                 Ok(Caller { tenant, account, heartbeats, id: id(&digest), weight, class })
+            }
+        }
+    }
+
+    /// The caller that an owner was, if it may still call: its key may have been removed since, or
+    /// the gateway have got an account of its own.
+    pub fn again(&self, owner: &Owner) -> Option<Caller> {
+        let Owner { tenant, id, account } = owner.clone();
+        let plain =
+            Caller { tenant, account, heartbeats: false, id, weight: NonZeroU32::MIN, class: None };
+        match self {
+            Self::PassThrough => account.is_callers().then_some(plain),
+            Self::Gateway(_) if account.is_callers() => None,
+            Self::Gateway(keys) if keys.is_empty() => Some(plain),
+            Self::Gateway(keys) => {
+                let VirtualKey { weight, class, .. } = keys.iter().find(|it| it.tenant() == id)?;
+                Some(Caller { weight: *weight, class: *class, ..plain })
             }
         }
     }
@@ -182,6 +233,28 @@ mod tests {
             assert_eq!(tenant(wrong), Err(UnknownKey), "{wrong:?}");
         }
         assert!(access.identify(None, None).is_err());
+    }
+
+    #[test]
+    fn an_owner_is_the_caller_again_while_it_may_call() {
+        let keys = vec![key("a", "key-a"), VirtualKey { weight: nonzero(3), ..key("b", "key-b") }];
+        let access = Access::Gateway(keys.clone());
+        let caller = access.identify(Some(b"Bearer key-b"), None).unwrap();
+        let again = access.again(&caller.owner()).unwrap();
+        assert_eq!((again.id, again.weight), (caller.id, nonzero(3)));
+        assert_eq!(again.account.quota("m"), caller.account.quota("m"));
+        let without = Access::Gateway(keys[..1].to_vec());
+        assert!(without.again(&caller.owner()).is_none(), "its key was removed");
+        let own = Access::PassThrough.identify(Some(b"Bearer own"), None).unwrap();
+        assert_eq!(Access::PassThrough.again(&own.owner()).unwrap().account, own.account);
+        assert!(access.again(&own.owner()).is_none(), "it paid for itself, and would not now");
+        assert!(Access::PassThrough.again(&caller.owner()).is_none(), "who would pay?");
+        let kept = Account::from_bytes(own.account.to_bytes());
+        assert_eq!(kept, own.account);
+    }
+
+    fn nonzero(number: u32) -> NonZeroU32 {
+        NonZeroU32::new(number).unwrap()
     }
 
     #[test]

@@ -8,10 +8,11 @@
 //!
 //! Modules, lowest layer first; each imports only what stands before it:
 //! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`], [`store`],
-//! [`telemetry`], [`proxy`], [`admin`], [`server`], [`simulator`], [`cli`].
+//! [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`cli`].
 
 pub mod admin;
 pub mod admission;
+pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod identity;

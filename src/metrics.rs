@@ -8,6 +8,7 @@
 //! - Labels are closed enums or configured names: no model, path or key as sent by a caller.
 //! - `tidegate_requests_total` counts every request once, under the one outcome it had.
 
+mod batch;
 mod outcome;
 mod pools;
 mod shared;
@@ -21,6 +22,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+pub use self::batch::BatchMetrics;
 pub use self::outcome::{Outcome, Rejection, RetryReason};
 use self::pools::PoolGauges;
 pub use self::shared::SharedMetrics;
@@ -99,6 +101,8 @@ pub struct Metrics {
     pub store: Arc<StoreMetrics>,
     /// The quota that replicas share.
     pub shared: SharedMetrics,
+    /// Files and batches.
+    pub batch: BatchMetrics,
 }
 
 impl Metrics {
@@ -237,6 +241,7 @@ impl Metrics {
                 .gauge("tidegate_body_bytes", "Bytes of request bodies kept in memory.")?,
             store: Arc::new(StoreMetrics::register(&new)?),
             shared: SharedMetrics::register(&registry)?,
+            batch: BatchMetrics::register(&new)?,
             registry,
         })
     }

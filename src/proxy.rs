@@ -11,6 +11,7 @@ mod counted;
 mod error;
 mod forward;
 mod headers;
+mod inside;
 mod learned;
 mod peek;
 mod place;
@@ -41,17 +42,18 @@ use tower::retry::budget::TpsBudget;
 
 use self::admit::Ask;
 use self::body::Passed;
-pub use self::error::{Kind, ProxyError, UsedUp};
+pub use self::error::{ApiError, Kind, ProxyError, UsedUp};
 use self::forward::Forward;
+pub use self::inside::Inside;
 use self::learned::{Book, Subject};
 use self::read::Budget;
 use self::record::Record;
-pub use self::routes::app;
+pub use self::routes::{app, only, prefixes};
 pub use self::stack::App;
 use self::upstream::{Outgoing, Upstream};
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
-use crate::identity::{Access, Caller};
+use crate::identity::{Access, Caller, Owner};
 use crate::metrics::{Metrics, Outcome};
 use crate::store::history::History;
 use crate::store::local::Learned;
@@ -187,7 +189,12 @@ impl Gateway {
         self.draining.is_cancelled()
     }
 
-    fn identify(&self, headers: &http::HeaderMap) -> Result<Caller, ProxyError> {
+    /// Who asks, by the headers of a request.
+    ///
+    /// # Errors
+    ///
+    /// If the caller may not call, or the headers contradict each other.
+    pub fn identify(&self, headers: &http::HeaderMap) -> Result<Caller, ProxyError> {
         let mut values = headers.get_all(http::header::AUTHORIZATION).iter();
         let first = values.next().map(http::HeaderValue::as_bytes);
         if values.next().is_some() {
@@ -197,6 +204,11 @@ impl Gateway {
         let told = self.config.admission.tenant_header.as_ref().and_then(|it| headers.get(it));
         let told = told.map(http::HeaderValue::as_bytes);
         self.access.identify(first, told).map_err(|_| ProxyError::UnknownKey)
+    }
+
+    /// The caller that an owner was, if it may still call.
+    pub fn caller_again(&self, owner: &Owner) -> Option<Caller> {
+        self.access.again(owner)
     }
 
     /// What a caller's request becomes on the upstream's side.
@@ -223,18 +235,25 @@ async fn metered(
     path: PathAndQuery,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
+    let inside = head.extensions.remove::<Inside>();
     if gateway.is_draining() {
         return Err(ProxyError::Draining);
     }
     // No body is read for a stranger.
-    let caller = gateway.identify(&head.headers)?;
+    let caller = match &inside {
+        Some(inside) => inside.caller(),
+        None => gateway.identify(&head.headers)?,
+    };
     record.note(|facts| facts.tenant = Some(Arc::clone(&caller.tenant)));
     // The estimate needs the body; it is bounded before it is read.
     let server = &gateway.config.server;
     let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
     let (body, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
-    let (ask, study) = Ask::read(&gateway, &caller, &head.headers, &body)?;
+    let (mut ask, study) = Ask::read(&gateway, &caller, &head.headers, &body)?;
+    if let Some(inside) = &inside {
+        ask.wait_inside(inside);
+    }
     record.note(|facts| {
         facts.model = Some(Arc::clone(&ask.pool.model));
         facts.estimated = ask.price.estimate.total();
@@ -252,6 +271,7 @@ async fn metered(
         Ok(turn) => turn,
         Err(error) => return Ok(forward.finish(Err(error))),
     };
+    turn.inside = inside;
     Ok(match forward.carry(&mut turn).await {
         Some(Ok(response)) => {
             let response = forward.without_cap(response).await;

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use self::connection::{App, Http, serve};
 use self::shared::Replicas;
 use crate::admin;
+use crate::batch::{self, Batches};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Gateway};
@@ -47,6 +48,8 @@ pub struct Server {
     store: Option<Running>,
     /// What goes between the pools and other replicas, if they share their quota.
     shared: Option<Arc<Replicas>>,
+    /// Files and batches, if they are kept.
+    batches: Option<Arc<Batches>>,
 }
 
 /// The pause after a failed accept.
@@ -82,6 +85,7 @@ impl Server {
         let admin = listen(config.server.admin)?;
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
+        let archive = state::archive(&config)?;
         let shared = config.shared.clone();
         let shared = shared
             .map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks, script)));
@@ -96,7 +100,8 @@ impl Server {
                 (gateway, Some(store))
             }
         };
-        Ok(Self { gateway, api, admin, tasks, store, shared })
+        let batches = archive.map(|archive| Batches::new(Arc::clone(&gateway), archive));
+        Ok(Self { gateway, api, admin, tasks, store, shared, batches })
     }
 
     /// The address of the API.
@@ -124,7 +129,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, api, admin, tasks, store, shared } = self;
+        let Self { gateway, api, admin, tasks, store, shared, batches } = self;
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
@@ -133,7 +138,13 @@ impl Server {
             abort: abort.clone(),
         };
         let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
-        let app = proxy::app(Arc::clone(&gateway));
+        let more = batches.as_ref().map_or_else(batch::no_routes, Batches::routes);
+        let app = proxy::app(Arc::clone(&gateway), more);
+        if let Some(batches) = &batches
+            && let Err(problem) = batches.resume().await
+        {
+            tracing::error!(%problem, "batches of the process before do not go on");
+        }
         let metrics = Some(Arc::clone(gateway.metrics()));
         let callers = Connections::new(most.min(Semaphore::MAX_PERMITS), metrics);
         let accepting = accept(api, app, http.clone(), callers.clone());
@@ -142,12 +153,12 @@ impl Server {
         let closed = CancellationToken::new();
         let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
         let operators = Connections::new(ADMIN_CONNECTIONS, None);
-        let page = admin::app(Arc::clone(&gateway));
+        let page = admin::app(Arc::clone(&gateway), batches.clone());
         operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
 
         stop.cancelled().await;
         gateway.drain();
-        let ended = finish(&callers.tasks, &abort, server.drain_timeout).await;
+        let ended = finish(&callers.tasks, batches.as_deref(), &abort, server.drain_timeout).await;
         closed.cancel();
         operators.tasks.close();
         operators.tasks.wait().await;
@@ -165,17 +176,34 @@ impl Server {
 }
 
 /// Waits for the connections to finish; past the deadline, or when told to, cuts them.
-async fn finish(connections: &TaskTracker, abort: &CancellationToken, limit: Duration) -> Ended {
+async fn finish(
+    connections: &TaskTracker,
+    batches: Option<&Batches>,
+    abort: &CancellationToken,
+    limit: Duration,
+) -> Ended {
     connections.close();
+    let working = async {
+        // Together: what is at the upstream for either is at its end by the same deadline.
+        let batches = async {
+            if let Some(batches) = batches {
+                batches.close(abort).await;
+            }
+        };
+        tokio::join!(connections.wait(), batches);
+    };
+    let mut working = std::pin::pin!(working);
     let ended = tokio::select! {
         // In this order: connections that were cut have ended as well.
         biased;
         () = abort.cancelled() => Ended::Aborted,
-        () = connections.wait() => Ended::Drained,
+        () = working.as_mut() => Ended::Drained,
         () = tokio::time::sleep(limit) => Ended::Aborted,
     };
     abort.cancel();
-    connections.wait().await;
+    if ended == Ended::Aborted {
+        working.await;
+    }
     ended
 }
 

@@ -4,6 +4,8 @@
 //! minute. [`shared`] is a log that several processes append to and follow, in a Redis of theirs. A store never looks inside what it keeps of a pool: snapshots and events are bytes of the
 //! ledger's own making.
 
+pub mod archive;
+mod database;
 pub mod history;
 pub mod local;
 pub mod shared;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +46,12 @@ async fn demo(args: &Args) -> ExitCode {
         Ok(simulator) => simulator,
         Err(error) => return failed(error),
     };
-    let server = match bind(args, &upstream.base_url()) {
+    // What is simulated is over when it ends: files and batches are removed with it.
+    let batches = match tempfile::Builder::new().prefix("tidegate-demo-").tempdir() {
+        Ok(directory) => directory,
+        Err(error) => return failed(error),
+    };
+    let server = match bind(args, &upstream.base_url(), batches.path()) {
         Ok(server) => server,
         Err(exit) => return exit,
     };
@@ -71,7 +77,7 @@ async fn demo(args: &Args) -> ExitCode {
 }
 
 /// Binds at the wanted addresses, or where there is room.
-fn bind(args: &Args, upstream: &str) -> Result<Server, ExitCode> {
+fn bind(args: &Args, upstream: &str, batches: &Path) -> Result<Server, ExitCode> {
     let (mut listen, mut admin) = (args.listen, args.admin);
     let text = scaled(DEFAULT_FILE, args.time_scale);
     loop {
@@ -79,8 +85,8 @@ fn bind(args: &Args, upstream: &str) -> Result<Server, ExitCode> {
             listen: Some(listen.to_string()),
             admin: Some(admin.to_string()),
             upstream: Some(upstream.to_owned()),
-            // What is simulated is over when it ends.
             stateless: true,
+            batch_dir: Some(batches.display().to_string()),
             ..Overrides::default()
         };
         let quiet = [("TIDEGATE_LOG_LEVEL".to_owned(), "warn".to_owned())];

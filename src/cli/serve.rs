@@ -40,6 +40,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         upstream: args.upstream.clone(),
         state_dir: args.state_dir.clone(),
         stateless: args.stateless,
+        ..Overrides::default()
     };
     let mut config = match Config::load(args.config.as_deref(), std::env::vars(), &overrides) {
         Ok(config) => config,

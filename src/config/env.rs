@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 7] = ["server", "upstream", "admission", "retry", "log", "state", "shared"];
+const SECTIONS: [&str; 8] =
+    ["server", "upstream", "admission", "retry", "log", "state", "batch", "shared"];
 
 /// Tokens per window, by variable.
 const BUDGETS: [(&str, &str, &str); 3] = [

@@ -1,5 +1,6 @@
 //! Writes a [`Config`] back as a file: every key with its effective value, secrets as references.
 
+use std::path::Path;
 use std::time::Duration;
 
 use toml::{Table, Value};
@@ -17,6 +18,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         retry,
         log,
         state,
+        batch,
         keys,
         output_choices,
         models,
@@ -100,17 +102,26 @@ pub(super) fn to_toml(config: &Config) -> String {
         (
             "state",
             table([
-                (
-                    "dir",
-                    text(
-                        &state.dir.as_ref().map_or_else(String::new, |it| it.display().to_string()),
-                    ),
-                ),
+                ("dir", path(state.dir.as_deref())),
                 ("stateless", Value::Boolean(state.stateless)),
                 ("sync", text(&state.sync.as_str())),
                 ("keep_minutes", span(state.keep_minutes)),
                 ("keep_hours", span(state.keep_hours)),
                 ("keep_days", span(state.keep_days)),
+            ]),
+        ),
+        (
+            "batch",
+            table([
+                ("dir", path(batch.dir.as_deref())),
+                ("class", class_name(batch.class)),
+                ("max_lines", int(batch.max_lines.get())),
+                ("max_file_bytes", int(batch.max_file_bytes)),
+                ("max_stored_bytes", int(batch.max_stored_bytes)),
+                ("max_batches", int(batch.max_batches.get())),
+                ("max_in_flight", int(batch.max_in_flight.get())),
+                ("max_attempts", int(batch.max_attempts.get())),
+                ("keep", span(batch.keep)),
             ]),
         ),
         (
@@ -234,6 +245,10 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
 
 fn text(value: &impl ToString) -> Value {
     Value::String(value.to_string())
+}
+
+fn path(value: Option<&Path>) -> Value {
+    text(&value.map_or_else(String::new, |it| it.display().to_string()))
 }
 
 fn int(value: impl Into<u64>) -> Value {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batch::batch;
 use super::classes::{self, Classes};
 use super::model::models;
 use super::section::Section;
@@ -56,6 +57,7 @@ pub(super) fn config(
     let retry = retry(root.section("retry"));
     let log = log(root.section("log"));
     let state = state::state(root.section("state"));
+    let batch = batch(root.section("batch"), &classes);
     let mut output_choices = BTreeMap::new();
     let nodes = root.list("keys").unwrap_or_default();
     let keys = keys(nodes, &classes, &mut output_choices, &found);
@@ -77,6 +79,7 @@ pub(super) fn config(
         retry,
         log,
         state,
+        batch,
         keys,
         output_choices,
         models,

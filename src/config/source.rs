@@ -130,6 +130,9 @@ pub(super) fn overlay_flags(tree: &mut Table, overrides: &Overrides) {
         set(tree, "state", "dir", Node::from_variable("--state-dir", dir));
         set(tree, "state", "stateless", Node::from_variable("--state-dir", "false"));
     }
+    if let Some(dir) = &overrides.batch_dir {
+        set(tree, "batch", "dir", Node::from_variable("--batch-dir", dir));
+    }
     if overrides.stateless {
         set(tree, "state", "stateless", Node::from_variable("--stateless", "true"));
     }

@@ -17,6 +17,7 @@ use crate::proxy::Gateway;
 use crate::proxy::capped::{Capped, Wanted};
 use crate::proxy::class::class_of;
 use crate::proxy::error::ProxyError;
+use crate::proxy::inside::Inside;
 use crate::proxy::learned::{Study, Subject};
 use crate::proxy::queued::Beats;
 use crate::usage::{BodyKind, Calibration, Demand, Estimate, OutputLimit};
@@ -140,6 +141,13 @@ impl Ask {
             let most = most.saturating_sub(self.price.least.prompt);
             self.pool.reserved.lock().observe(asked, least, most);
         }
+    }
+
+    /// Lets a request of the gateway's own wait in its class, for as long as it may.
+    pub(super) fn wait_inside(&mut self, inside: &Inside) {
+        self.patience = inside.patience();
+        self.request.deadline = self.pool.pool.now().after(self.patience);
+        self.request.class = inside.class();
     }
 
     /// Reads a metered request.

@@ -113,9 +113,26 @@ pub enum ProxyError {
     /// The upstream answered a streamed request, whose stream had begun, with something else.
     #[error("the upstream did not answer with a stream that can be passed on")]
     NoStream,
+    /// Something about the gateway's own files and batches.
+    #[error(transparent)]
+    Api(#[from] ApiError),
     /// A defect.
     #[error("internal error")]
     Internal,
+}
+
+/// Why the gateway does not do what it was asked to with files and batches.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The JSON `code`.
+    pub code: &'static str,
+    /// The part of the request that is at fault; empty if none is.
+    pub param: &'static str,
+    /// What is wrong, for the caller.
+    pub message: String,
 }
 
 /// The state of a limit that was waited for.
@@ -150,6 +167,15 @@ impl ProxyError {
     /// Status, type, code and outcome.
     pub fn kind(&self) -> Kind {
         let (status, class, code, outcome) = match self {
+            Self::Api(error) => {
+                let (class, outcome) = match error.status.as_u16() {
+                    404 => ("not_found_error", Outcome::Invalid),
+                    429 => (TOO_MANY, Outcome::Overloaded),
+                    500.. => (SERVER, Outcome::Overloaded),
+                    _ => (INVALID, Outcome::Invalid),
+                };
+                return Kind { status: error.status, class, code: error.code, outcome };
+            }
             Self::NotFound => (404, "not_found_error", "not_found", Outcome::Invalid),
             Self::MethodNotAllowed { .. } => (405, INVALID, "method_not_allowed", Outcome::Invalid),
             Self::Host | Self::Header { .. } => {
@@ -190,6 +216,7 @@ impl ProxyError {
         match self {
             Self::Body(error) => error.param(),
             Self::Header { name, .. } => name,
+            Self::Api(error) => error.param,
             Self::Host => "host",
             Self::UnknownKey => "api_key",
             Self::UnknownModel => "model",

@@ -98,6 +98,9 @@ impl Forward {
                     });
                 }
             };
+            if let Some(inside) = &turn.inside {
+                inside.admit();
+            }
             self.note_admission(&admitted, turn.attempt);
             let miss = match self.attempt(admitted).await {
                 Ok(response) => return Some(Ok(response)),

@@ -25,8 +25,13 @@ const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
 const MODELS: &str = "/v1/models";
 
-/// The whole API as a service.
-pub fn app(gateway: Arc<Gateway>) -> App {
+/// The prefix of every path that the API is reachable at.
+pub const fn prefixes() -> [&'static str; 3] {
+    PREFIXES
+}
+
+/// The whole API as a service, with `more` routes that stand beside those to the upstream.
+pub fn app(gateway: Arc<Gateway>, more: Router) -> App {
     let mut router = Router::new();
     for prefix in PREFIXES {
         router = router
@@ -36,8 +41,10 @@ pub fn app(gateway: Arc<Gateway>) -> App {
             .route(&format!("{prefix}/models/{{*id}}"), only(get(model), "GET"))
             .route(&format!("{prefix}/tcp_warming"), only(get(tcp_warming), "GET"));
     }
-    let routes =
-        router.fallback(|| async { ProxyError::NotFound }).with_state(Arc::clone(&gateway));
+    let routes = router
+        .with_state(Arc::clone(&gateway))
+        .merge(more)
+        .fallback(|| async { ProxyError::NotFound });
     App::new(gateway, routes)
 }
 
@@ -57,7 +64,10 @@ pub(super) fn metered_path(request: &Request<Body>) -> Option<PathAndQuery> {
 }
 
 /// Refuses every other method in the usual shape.
-fn only(route: MethodRouter<Arc<Gateway>>, allow: &'static str) -> MethodRouter<Arc<Gateway>> {
+pub fn only<S>(route: MethodRouter<S>, allow: &'static str) -> MethodRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
     route.fallback(move || async move { ProxyError::MethodNotAllowed { allow } })
 }
 

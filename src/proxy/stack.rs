@@ -92,6 +92,8 @@ fn endpoint(path: &str) -> &'static str {
         "/completions" => "completions",
         "/tcp_warming" => "tcp_warming",
         _ if path.starts_with("/models") => "models",
+        _ if path.starts_with("/files") => "files",
+        _ if path.starts_with("/batches") => "batches",
         _ => "other",
     }
 }

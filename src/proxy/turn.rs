@@ -13,6 +13,7 @@ use crate::admission::{Admitted, Asked, Refused, Rejection, Waiting};
 use crate::config;
 use crate::metrics::RetryReason;
 use crate::proxy::forward::{Forward, Miss};
+use crate::proxy::inside::Inside;
 
 /// A wait for admission that can be moved, and gone on with elsewhere.
 #[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
@@ -32,6 +33,8 @@ pub(super) struct Turn {
     pub(super) attempt: u32,
     /// The upstream's last answer and its error code, if it gave one.
     pub(super) said: Option<(Response, Option<String>)>,
+    /// What is known of it if it is the gateway's own.
+    pub(super) inside: Option<Inside>,
 }
 
 impl Turn {
@@ -41,7 +44,7 @@ impl Turn {
             Asked::Go(admitted) => Wait::Over(Some(admitted)),
             Asked::Wait(waiting) => Wait::Line(waiting),
         };
-        Self { wait, attempt: 1, said: None }
+        Self { wait, attempt: 1, said: None, inside: None }
     }
 }
 

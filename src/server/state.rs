@@ -12,9 +12,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::admission::{Keeper, PoolKey};
-use crate::config::State;
+use crate::config::{Config, State};
 use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin, UNWRITTEN};
 use crate::proxy::Gateway;
+use crate::store::archive::Archive;
 use crate::store::history::Keep;
 use crate::store::local::{
     Batch, Local, Options, PoolBatch, Running, Saved, SavedPool, Source, Stamp, Waker,
@@ -37,6 +38,16 @@ pub(super) struct Kept {
     local: Local,
     saved: Saved,
     clocks: Clocks,
+}
+
+/// Where files and batches are, below the state's directory.
+const BATCHES: &str = "batches";
+
+/// Opens the files and batches, if there is a place for them.
+pub(super) fn archive(config: &Config) -> io::Result<Option<Archive>> {
+    let below = || config.state.place().map(|dir| dir.join(BATCHES));
+    let Some(dir) = config.batch.dir.clone().or_else(below) else { return Ok(None) };
+    Archive::open(&dir, config.state.sync).map(Some).map_err(io::Error::other)
 }
 
 /// Opens the state, if it is to be kept.

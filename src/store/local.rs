@@ -19,7 +19,7 @@ mod backlog;
 mod error;
 mod keeper;
 mod kept;
-mod lock;
+pub(super) mod lock;
 mod open;
 mod read;
 mod running;

@@ -15,6 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["telemetry"],
     &["store"],
     &["proxy"],
+    &["batch"],
     &["admin"],
     &["server"],
     &["simulator"],

@@ -1,5 +1,6 @@
 //! Integration tests.
 
+mod batch;
 mod docs;
 mod estimates;
 mod gateway;

@@ -73,7 +73,7 @@ fn owner(pid: &Option<u32>) -> String {
 
 impl OpenError {
     /// What went wrong with the database `file`.
-    pub(super) fn database(file: &std::path::Path, problem: rusqlite::Error) -> Self {
+    pub(in crate::store) fn database(file: &std::path::Path, problem: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         let file = file.to_owned();
         match problem.sqlite_error_code() {

@@ -17,13 +17,13 @@ const FILE: &str = "lock";
 
 /// A directory that no other process has.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(in crate::store) struct Lock {
     file: File,
 }
 
 impl Lock {
     /// Takes `dir`, or says who has it.
-    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
+    pub(in crate::store) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(FILE);
         let unusable = |problem| OpenError::Unusable { path: path.clone(), problem };
         let mut options = OpenOptions::new();

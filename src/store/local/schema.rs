@@ -1,15 +1,13 @@
-//! The tables, as a list of steps: the number of those that were taken is the database's version.
-//!
-//! A step that has been released is never changed; what it lacks is another step.
+//! The tables, as a list of steps.
 
-use rusqlite::{Connection, Transaction};
+use crate::store::database::Schema;
 
-/// Says that a database is ours: "Tide".
-pub(super) const APPLICATION: i64 = 0x5469_6465;
+/// The database; its application is "Tide".
+pub(super) const SCHEMA: Schema = Schema { application: 0x5469_6465, steps: STEPS, pragmas: &[] };
 
 /// Every step, the first one first. Times are integers: nanoseconds where the name says so, else
 /// seconds since the Unix epoch.
-pub(super) const STEPS: &[&str] = &[
+const STEPS: &[&str] = &[
     // What a restart needs. `mark` has one row: when the last commit was, and what it says of the end.
     // A `seal` is a digest of the bytes beside it (`seal`): a disk may give back others.
     "CREATE TABLE mark (
@@ -68,18 +66,3 @@ pub(super) const STEPS: &[&str] = &[
         PRIMARY KEY (at, tenant, model)
     ) STRICT, WITHOUT ROWID;",
 ];
-
-/// The version of a database.
-pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
-}
-
-/// Takes the steps up to `version` that have not been taken, and says so in the database.
-pub(super) fn bring_to(transaction: &Transaction<'_>, version: usize) -> rusqlite::Result<()> {
-    let taken = usize::try_from(self::version(transaction)?).unwrap_or(usize::MAX);
-    for step in STEPS.iter().take(version).skip(taken) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(None, "application_id", APPLICATION)?;
-    transaction.pragma_update(None, "user_version", version.max(taken) as i64)
-}

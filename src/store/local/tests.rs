@@ -4,9 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::backlog::{Backlog, MOST_BYTES, MOST_USAGE};
-use super::schema::{self, STEPS};
+use super::schema::SCHEMA;
 use super::write::{Mark, commit};
 use super::*;
+use crate::store::database::version;
 use crate::store::history::{Counts, Keep, OTHER, UsageRow};
 use crate::time::Timestamp;
 
@@ -126,13 +127,13 @@ fn a_second_owner_is_told_who_has_it() {
 
 #[test]
 fn every_older_version_is_brought_up_to_date_with_what_it_has() {
-    for version in 1..STEPS.len() {
+    for version in 1..SCHEMA.steps.len() {
         let dir = TempDir::new().unwrap();
         let mut old = Connection::open(dir.path().join(DATABASE)).unwrap();
         let transaction = old.transaction().unwrap();
-        schema::bring_to(&transaction, version).unwrap();
+        SCHEMA.bring_to(&transaction, version).unwrap();
         transaction.commit().unwrap();
-        assert_eq!(schema::version(&old).unwrap(), version as i64);
+        assert_eq!(version(&old).unwrap(), version as i64);
         let seal = write::seal(PoolKey([9; 16]), &[1, 2]);
         let row = rusqlite::params![[9_u8; 16], seal];
         old.execute("INSERT INTO pools VALUES (?, 'm', x'0102', ?)", row).unwrap();
@@ -146,7 +147,7 @@ fn every_older_version_is_brought_up_to_date_with_what_it_has() {
             counts: Counts { completed: 1, ..Counts::default() },
         };
         write(&mut local, Batch { usage: vec![row], ..Batch::default() }, false, false);
-        assert_eq!(schema::version(&local.connection).unwrap(), STEPS.len() as i64);
+        assert_eq!(version(&local.connection).unwrap(), SCHEMA.steps.len() as i64);
     }
 }
 
