@@ -249,7 +249,9 @@ impl Batches {
             return Err(invalid("input_file_id", "the file's purpose must be \"batch\""));
         }
         let created = self.now();
-        let expires = created.saturating_add(window.as_secs().max(1));
+        // Not before its time is over.
+        let over = self.gateway.pools().epoch().now().after(window).as_nanos();
+        let expires = over.div_ceil(1_000_000_000);
         let record = Record::new(endpoint, completion_window, metadata, (created, expires));
         if caller.account.is_callers() {
             self.keys.keep(caller.account, headers.get(AUTHORIZATION).cloned());

@@ -119,6 +119,10 @@ pub(super) struct Request<'a> {
 impl<'a> Request<'a> {
     /// The parts of a line.
     pub(super) fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
+        // A list of four would do for the parser.
+        if text.first() != Some(&b'{') {
+            return Err(serde::de::Error::custom("no object"));
+        }
         serde_json::from_slice(text)
     }
 
@@ -191,6 +195,7 @@ mod tests {
         assert_eq!((Request::text(request.url), Request::text(None)), (None, None));
         assert_eq!(request.body.unwrap().get(), r#"{"x": 1}"#);
         assert!(Request::parse(b"{\"body\":{}").is_err());
+        assert!(Request::parse(br#"["id","POST","/",{}]"#).is_err());
         assert!(Request::parse(br#"{"body":{},"body":{}}"#).is_err(), "which one?");
     }
 }

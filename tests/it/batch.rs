@@ -156,16 +156,16 @@ fn an_hour(requests: u64) -> (Options, String) {
 
 #[tokio::test]
 async fn a_batch_is_worked_off_and_every_line_has_its_answer() {
-    let place = Place::new().await;
-    let bad = with(hello(), "max_completion_tokens", -7);
-    // The simulator refuses the one, the gateway's own check finds nothing wrong with it.
+    let place = Place::with(Options { models: vec!["m".to_owned()], ..roomy() }, "").await;
+    // The gateway finds nothing wrong with it, but the upstream does not know the model.
+    let bad = with(hello(), "model", "n");
     let content = format!("{}\n\n{}{}", line("odd", &bad), greetings(40), line("last", &hello()));
     let id = place.batch(&content, "24h").await;
     let batch = place.ended(&id, "completed").await;
     assert_eq!(batch["request_counts"], json!({"total": 42, "completed": 41, "failed": 1}));
     assert_eq!(batch["usage"]["output_tokens"], 410);
     assert_eq!(batch["usage"]["total_tokens"], 820);
-    assert_eq!((&batch["metadata"], &batch["model"]), (&json!({"run": "nightly"}), &json!("m")));
+    assert_eq!((&batch["metadata"], &batch["model"]), (&json!({"run": "nightly"}), &json!("n")));
     for time in ["created_at", "in_progress_at", "finalizing_at", "completed_at", "expires_at"] {
         assert!(batch[time].is_u64(), "{time}: {batch}");
     }
@@ -175,7 +175,7 @@ async fn a_batch_is_worked_off_and_every_line_has_its_answer() {
     assert_eq!((&one["response"]["status_code"], &one["error"]), (&json!(200), &Value::Null));
     assert_eq!(one["response"]["body"]["object"], "chat.completion");
     let errors = place.lines(&batch["error_file_id"]).await;
-    assert_eq!(errors["odd"]["response"]["status_code"], 400, "{errors:?}");
+    assert_eq!(errors["odd"]["response"]["status_code"], 404, "{errors:?}");
     let output =
         good(place.get(&format!("/v1/files/{}", batch["output_file_id"].as_str().unwrap())));
     assert_eq!(output.await["purpose"], "batch_output");

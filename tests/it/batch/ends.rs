@@ -1,6 +1,7 @@
 //! Batches that end before every line is answered.
 
 use serde_json::json;
+use tidegate::server::Ended;
 
 use super::{Place, an_hour, good, greetings};
 use crate::support::{send, wait_for};
@@ -38,7 +39,7 @@ async fn a_cancelled_batch_gives_what_it_has() {
 async fn an_expired_batch_gives_what_it_has() {
     let (options, own) = an_hour(3);
     let place = Place::with(options, &own).await;
-    let id = place.batch(&greetings(8), "1s").await;
+    let id = place.batch(&greetings(8), "2s").await;
     let batch = place.ended(&id, "expired").await;
     assert!(batch["expired_at"].as_u64() >= batch["expires_at"].as_u64(), "{batch}");
     assert_eq!(batch["request_counts"], json!({"total": 8, "completed": 3, "failed": 5}));
@@ -73,7 +74,8 @@ async fn a_stopped_gateway_leaves_the_rest_for_the_next() {
     let four = |batch: &serde_json::Value| batch["request_counts"]["completed"] == 4;
     place.seen(&id, "four answers", four).await;
     let Place { simulator, gateway, dir } = place;
-    gateway.close().await;
+    gateway.stop.cancel();
+    assert_eq!(gateway.ended().await, Ended::Drained);
     // More quota, as on the next day.
     let changes = format!("batch.dir = {:?}", dir.path().display().to_string());
     let (another, gateway) = crate::support::pair(crate::support::roomy(), &changes).await;
@@ -98,7 +100,8 @@ async fn the_batch_of_a_caller_who_pays_goes_on_when_the_key_is_seen_again() {
     let path = format!("/v1/batches/{}", batch["id"].as_str().expect("an id"));
     wait_for(&place.simulator, |stats| stats.completed == 1).await;
     let Place { simulator, gateway, dir } = place;
-    gateway.close().await;
+    gateway.stop.cancel();
+    assert_eq!(gateway.ended().await, Ended::Drained);
     let changes =
         format!("upstream.api_key = \"\"\nbatch.dir = {:?}", dir.path().display().to_string());
     let (another, gateway) = crate::support::pair(crate::support::roomy(), &changes).await;
