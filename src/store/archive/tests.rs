@@ -212,7 +212,7 @@ async fn the_directory_is_private_and_one_processs() {
         |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("batches.db"), mode("files")), (0o600, 0o700));
     archive.close().await;
-    drop(Archive::open(dir.path(), Durability::Full).expect("it was let go"));
+    Archive::open(dir.path(), Durability::Full).expect("it was let go").close().await;
     fs::write(dir.path().join("batches.db"), b"no database at all").unwrap();
     let refused = Archive::open(dir.path(), Durability::Full).unwrap_err();
     assert!(matches!(refused, OpenError::Damaged { .. }), "{refused}");

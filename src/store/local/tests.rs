@@ -127,13 +127,13 @@ fn a_second_owner_is_told_who_has_it() {
 
 #[test]
 fn every_older_version_is_brought_up_to_date_with_what_it_has() {
-    for version in 1..SCHEMA.steps.len() {
+    for taken in 1..SCHEMA.steps.len() {
         let dir = TempDir::new().unwrap();
         let mut old = Connection::open(dir.path().join(DATABASE)).unwrap();
         let transaction = old.transaction().unwrap();
-        SCHEMA.bring_to(&transaction, version).unwrap();
+        SCHEMA.bring_to(&transaction, taken).unwrap();
         transaction.commit().unwrap();
-        assert_eq!(version(&old).unwrap(), version as i64);
+        assert_eq!(version(&old).unwrap(), taken as i64);
         let seal = write::seal(PoolKey([9; 16]), &[1, 2]);
         let row = rusqlite::params![[9_u8; 16], seal];
         old.execute("INSERT INTO pools VALUES (?, 'm', x'0102', ?)", row).unwrap();
