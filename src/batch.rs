@@ -21,6 +21,7 @@ mod job;
 mod keys;
 mod line;
 mod object;
+mod operator;
 mod outcome;
 mod results;
 mod status;
@@ -28,6 +29,7 @@ mod upload;
 mod validate;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,8 @@ use tokio_util::task::TaskTracker;
 
 use self::job::Job;
 use self::keys::Keys;
+pub use self::object::Progress;
+pub use self::operator::View;
 pub use self::status::BatchStatus;
 use crate::config;
 use crate::proxy::{self, App, Gateway};
@@ -129,7 +133,11 @@ impl Batches {
 
     fn start(self: &Arc<Self>, batch: Batch) {
         let job = Arc::new(Job::new(batch));
-        self.jobs.lock().insert(job.id().to_owned(), Arc::clone(&job));
+        match self.jobs.lock().entry(job.id().to_owned()) {
+            // It was made before those of the process before were gone on with.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => place.insert(Arc::clone(&job)),
+        };
         self.gateway.metrics().batch.running.inc();
         self.tasks.spawn(Arc::clone(self).run(job));
     }

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration.
 
+mod batch;
 mod check;
 mod demo;
 mod healthcheck;
@@ -31,6 +32,8 @@ enum Command {
     Serve(serve::Args),
     /// Run the gateway in front of a simulated upstream: nothing to configure, no key needed.
     Demo(demo::Args),
+    /// Work off files of requests.
+    Batch(batch::Args),
     /// Check a configuration; print the effective one, or every problem.
     Check(check::Args),
     /// Count the tokens of a text on standard input, as a model's configured tokenizer does.
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
     match args.command {
         Command::Serve(args) => serve::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Batch(args) => batch::run(args),
         Command::Check(args) => check::run(&args),
         Command::Tokens(args) => tokens::run(&args),
         Command::Simulate(args) => simulate::run(*args),

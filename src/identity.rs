@@ -121,7 +121,27 @@ impl fmt::Debug for Account {
     }
 }
 
+/// The operator among tenants: nobody's digest is zero.
+const OPERATOR: u64 = 0;
+
 impl Access {
+    /// Whoever runs the program, for what is done at its own command line: on the gateway's account,
+    /// or on none where callers bring their own.
+    pub fn operator(&self) -> Caller {
+        let account = match self {
+            Self::PassThrough => Account(Sha256::digest([]).into()),
+            Self::Gateway(_) => Account::GATEWAY,
+        };
+        Caller {
+            tenant: "operator".into(),
+            account,
+            heartbeats: false,
+            id: OPERATOR,
+            weight: NonZeroU32::MIN,
+            class: None,
+        }
+    }
+
     /// Identifies the caller by the value of its `Authorization` header. Callers without a key of the
     /// gateway's own are tenants by that value, and by what a trusted header says of them (`told`).
     ///
@@ -168,7 +188,7 @@ impl Access {
         match self {
             Self::PassThrough => account.is_callers().then_some(plain),
             Self::Gateway(_) if account.is_callers() => None,
-            Self::Gateway(keys) if keys.is_empty() => Some(plain),
+            Self::Gateway(keys) if keys.is_empty() || id == OPERATOR => Some(plain),
             Self::Gateway(keys) => {
                 let VirtualKey { weight, class, .. } = keys.iter().find(|it| it.tenant() == id)?;
                 Some(Caller { weight: *weight, class: *class, ..plain })
@@ -245,6 +265,9 @@ mod tests {
         assert_eq!(again.account.quota("m"), caller.account.quota("m"));
         let without = Access::Gateway(keys[..1].to_vec());
         assert!(without.again(&caller.owner()).is_none(), "its key was removed");
+        let operator = access.operator();
+        assert_eq!(access.again(&operator.owner()).unwrap().account, caller.account);
+        assert!(Access::PassThrough.again(&Access::PassThrough.operator().owner()).is_some());
         let own = Access::PassThrough.identify(Some(b"Bearer own"), None).unwrap();
         assert_eq!(Access::PassThrough.again(&own.owner()).unwrap().account, own.account);
         assert!(access.again(&own.owner()).is_none(), "it paid for itself, and would not now");

@@ -206,6 +206,11 @@ impl Gateway {
         self.access.identify(first, told).map_err(|_| ProxyError::UnknownKey)
     }
 
+    /// Whoever runs the program.
+    pub fn operator(&self) -> Caller {
+        self.access.operator()
+    }
+
     /// The caller that an owner was, if it may still call.
     pub fn caller_again(&self, owner: &Owner) -> Option<Caller> {
         self.access.again(owner)

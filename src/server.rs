@@ -41,8 +41,8 @@ const ADMIN_CONNECTIONS: usize = 256;
 #[derive(Debug)]
 pub struct Server {
     gateway: Arc<Gateway>,
-    api: TcpListener,
-    admin: TcpListener,
+    /// The API and the admin port; none for a gateway that nobody calls.
+    listeners: Option<(TcpListener, TcpListener)>,
     tasks: TaskTracker,
     /// What keeps the state, if it is kept.
     store: Option<Running>,
@@ -78,11 +78,28 @@ impl Server {
     /// server's clock is set.
     #[doc(hidden)]
     pub fn bind_scripted(config: Arc<Config>, script: &str) -> io::Result<Self> {
+        // First: whoever has the state has the port as well, and that is easier to understand.
+        let listeners = (listen(config.server.listen)?, listen(config.server.admin)?);
+        Self::make(config, script, Some(listeners))
+    }
+
+    /// Takes up the state that was kept, and binds nothing: for work that nobody asks for from outside.
+    ///
+    /// # Errors
+    ///
+    /// If the upstream's address cannot be used, or the state cannot be kept.
+    pub fn unbound(config: Arc<Config>) -> io::Result<Self> {
+        Self::make(config, Shared::script(), None)
+    }
+
+    fn make(
+        config: Arc<Config>,
+        script: &str,
+        listeners: Option<(TcpListener, TcpListener)>,
+    ) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
-        let api = listen(config.server.listen)?;
-        let admin = listen(config.server.admin)?;
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
         let archive = state::archive(&config)?;
@@ -101,25 +118,25 @@ impl Server {
             }
         };
         let batches = archive.map(|archive| Batches::new(Arc::clone(&gateway), archive));
-        Ok(Self { gateway, api, admin, tasks, store, shared, batches })
+        Ok(Self { gateway, listeners, tasks, store, shared, batches })
     }
 
     /// The address of the API.
     ///
     /// # Errors
     ///
-    /// If the socket has none any more.
+    /// If the socket has none (any more).
     pub fn api_addr(&self) -> io::Result<SocketAddr> {
-        self.api.local_addr()
+        self.listeners.as_ref().ok_or(io::ErrorKind::NotConnected)?.0.local_addr()
     }
 
     /// The address of the admin port.
     ///
     /// # Errors
     ///
-    /// If the socket has none any more.
+    /// If the socket has none (any more).
     pub fn admin_addr(&self) -> io::Result<SocketAddr> {
-        self.admin.local_addr()
+        self.listeners.as_ref().ok_or(io::ErrorKind::NotConnected)?.1.local_addr()
     }
 
     /// The gateway behind the sockets.
@@ -127,9 +144,15 @@ impl Server {
         &self.gateway
     }
 
+    /// Its files and batches, if it keeps any.
+    pub const fn batches(&self) -> Option<&Arc<Batches>> {
+        self.batches.as_ref()
+    }
+
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, api, admin, tasks, store, shared, batches } = self;
+        let Self { gateway, listeners, tasks, store, shared, batches } = self;
+        let (api, admin) = listeners.unzip();
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
@@ -147,14 +170,17 @@ impl Server {
         }
         let metrics = Some(Arc::clone(gateway.metrics()));
         let callers = Connections::new(most.min(Semaphore::MAX_PERMITS), metrics);
-        let accepting = accept(api, app, http.clone(), callers.clone());
-        callers.tasks.spawn(accepting);
+        if let Some(api) = api {
+            callers.tasks.spawn(accept(api, app, http.clone(), callers.clone()));
+        }
         // The admin port outlives the API: whoever watches the drain can see its end.
         let closed = CancellationToken::new();
         let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
         let operators = Connections::new(ADMIN_CONNECTIONS, None);
         let page = admin::app(Arc::clone(&gateway), batches.clone());
-        operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
+        if let Some(admin) = admin {
+            operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
+        }
 
         stop.cancelled().await;
         gateway.drain();

@@ -95,17 +95,17 @@ pub(super) struct BatchObject<'a> {
 
 /// How a batch that runs gets on.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Progress {
+pub struct Progress {
     /// Requests that wait for quota.
-    pub(super) waiting: u32,
+    pub waiting: u32,
     /// Requests at the upstream.
-    pub(super) at_upstream: u32,
+    pub at_upstream: u32,
     /// Requests that failed and are to be tried again.
-    pub(super) to_retry: u32,
+    pub to_retry: u32,
     /// The limit that holds up its model's requests, if one does.
-    pub(super) limited_by: Option<String>,
-    /// When the last of what failed is tried again was refused or failed, in words.
-    pub(super) last_trouble: Option<String>,
+    pub limited_by: Option<String>,
+    /// Why the last request that is to be tried again was refused or failed.
+    pub last_trouble: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
