@@ -6,6 +6,7 @@ mod batch;
 mod check;
 mod demo;
 mod healthcheck;
+mod load;
 mod serve;
 mod simulate;
 mod tokens;
@@ -40,6 +41,8 @@ enum Command {
     Tokens(tokens::Args),
     /// Run only the simulated upstream.
     Simulate(Box<simulate::Args>),
+    /// Put an endpoint under load and report throughput, times, errors and use of its quota.
+    Load(Box<load::Args>),
     /// Ask a running gateway whether it is ready; for container health checks.
     Healthcheck(healthcheck::Args),
 }
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Tokens(args) => tokens::run(&args),
         Command::Simulate(args) => simulate::run(*args),
+        Command::Load(args) => load::run(*args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Modules, lowest layer first; each imports only what stands before it:
 //! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`], [`store`],
-//! [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`cli`].
+//! [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`plan`], [`load`],
+//! [`cli`].
 
 pub mod admin;
 pub mod admission;
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod identity;
 pub mod limit;
+pub mod load;
 pub mod metrics;
 pub mod proxy;
 pub mod server;

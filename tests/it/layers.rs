@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["admin"],
     &["server"],
     &["simulator"],
+    &["plan", "load"],
     &["cli"],
 ];
 

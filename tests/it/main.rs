@@ -5,6 +5,7 @@ mod docs;
 mod estimates;
 mod gateway;
 mod layers;
+mod load;
 mod overload;
 mod restart;
 mod shared;
