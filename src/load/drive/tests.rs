@@ -84,10 +84,11 @@ async fn a_stall_counts_for_every_request_that_should_have_been_sent_in_it() {
     // One behind the other, ten milliseconds of work at a time, five at once: what has piled up is
     // worked off at 500 a second, and then the target is as fast as before.
     assert!(latency.value_at_quantile(0.5) < 20_000);
-    // Those that could not be sent were late themselves; a generator that waits for answers before
-    // it sends would have seen five slow requests.
+    // All but the five that were under way were late themselves (and a few on the edge, which were
+    // late by a little less than half a second and took a little more): a generator that waits for
+    // answers before it sends would have seen five slow requests.
     let late = counts.behind.histogram().count_between(500_000, u64::MAX);
-    assert!(slow - late <= 5, "{slow} were slow, {late} of them because they were sent late");
+    assert!(slow - late <= 5 + 3, "{slow} were slow, {late} of them because they were sent late");
 }
 
 #[tokio::test(start_paused = true)]
