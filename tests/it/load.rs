@@ -4,30 +4,23 @@
 mod agreement;
 mod endings;
 
-use std::process::Output;
+use std::process::Command;
 
 use serde_json::Value;
-use tokio::process::Command;
 
-use crate::support::process::tidegate;
+use crate::support::process::{run, tidegate};
 
 /// Runs it to its end: exit code, standard output, standard error.
 async fn load(args: &[&str]) -> (Option<i32>, String, String) {
-    output(command(args)).await
+    let mut command = command(args);
+    // The simulator goes on meanwhile.
+    tokio::task::spawn_blocking(move || run(&mut command)).await.expect("no panic")
 }
 
 /// The command, with nothing of this program's environment.
 fn command(args: &[&str]) -> Command {
     let all: Vec<&str> = ["load", "--model", "m"].iter().chain(args).copied().collect();
-    let mut command = Command::from(tidegate(&all));
-    command.kill_on_drop(true);
-    command
-}
-
-async fn output(mut command: Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().await.expect("it starts");
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    (status.code(), text(stdout), text(stderr))
+    tidegate(&all)
 }
 
 /// Runs it to its end, which must be a good one, and returns its report.

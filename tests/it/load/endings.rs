@@ -1,6 +1,6 @@
 //! How it ends: done, stopped, failed, misused.
 
-use std::process::Stdio;
+use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,19 +20,25 @@ async fn stopped(
     let simulator = Simulator::start(options, ANY).await.expect("a free port");
     let url = simulator.base_url();
     let mut command = command(&[&url, "--duration", "1h", "--concurrency", "3", "--json", "-"]);
-    let child = command.stdin(Stdio::null()).spawn().expect("it starts");
-    let pid = Pid::from_raw(child.id().expect("it runs").try_into().expect("a small number"));
+    let mut child = command.spawn().expect("it starts");
+    let pid = Pid::from_child(&child);
     wait_for(&simulator, |stats| stats.started >= started).await;
-    for _ in 0..signals {
-        kill_process(pid.expect("not zero"), Signal::INT).expect("it runs");
-        // Two signals at once are one: the next has to wait until this one has been seen.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    let output = output.expect("it ends").expect("it ran");
+    let ended = tokio::task::spawn_blocking(move || {
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = String::new();
+        for _ in 0..signals {
+            kill_process(pid, Signal::INT).expect("it runs");
+            // Two signals at once may be one: the next waits until this one has been seen.
+            while !said.contains("stopping") && stderr.read_line(&mut said).expect("text") > 0 {}
+        }
+        stderr.read_to_string(&mut said).expect("text");
+        child.wait_with_output().map(|output| (output, said))
+    });
+    let output = tokio::time::timeout(PATIENCE, ended).await.expect("it ends");
+    let (output, stderr) = output.expect("no panic").expect("it ran");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     let report = serde_json::from_str(&text(output.stdout)).expect("a report");
-    (output.status.code(), report, text(output.stderr), simulator)
+    (output.status.code(), report, stderr, simulator)
 }
 
 #[tokio::test(flavor = "multi_thread")]
