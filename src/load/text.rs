@@ -290,6 +290,8 @@ pub(super) fn duration(ms: f64) -> String {
         ms if ms >= 120_000.0 => (ms / 60_000.0, "min"),
         ms if ms >= 1_000.0 => (ms / 1_000.0, "s"),
         ms if ms >= 1.0 => (ms, "ms"),
+        // Zero is what was not waited at all.
+        ms if ms <= 0.0 => return "0 ms".to_owned(),
         ms => (ms * 1_000.0, "µs"),
     };
     let places = match value {
@@ -314,6 +316,7 @@ mod tests {
             assert_eq!(count(number), text);
         }
         for (ms, text) in [
+            (0.0, "0 ms"),
             (0.25, "250 µs"),
             (1.0, "1.00 ms"),
             (99.96, "100 ms"),
