@@ -35,7 +35,7 @@ pub(super) struct Args {
     /// The model to ask
     #[arg(long, short)]
     model: String,
-    /// Environment variable with the API key; by default OPENAI_API_KEY, if it is set
+    /// Environment variable with the API key; by default `OPENAI_API_KEY`, if it is set
     #[arg(long, value_name = "NAME")]
     api_key_env: Option<String>,
     /// The class of the requests at a Tidegate gateway
@@ -66,8 +66,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE", num_args = 0..=1, require_equals = true,
           default_value = "0", default_missing_value = "1", value_parser = share)]
     stream: f64,
-    /// Tokens of a prompt, about: N, uniform:A..B, lognormal:MEDIAN,SIGMA[,MOST], or file:PATH with
-    /// prompts, one JSON text or request a line
+    /// Tokens of a prompt, about: `N`, `uniform:A..B`, `lognormal:MEDIAN,SIGMA[,MOST]`, or `file:PATH`
+    /// with prompts, one JSON text or request a line
     #[arg(long, value_name = "SIZE", default_value = "200", value_parser = prompts)]
     prompt_tokens: Prompts,
     /// The limit of an answer's tokens, written like --prompt-tokens (a file has a number a line), or

@@ -131,7 +131,7 @@ impl<B: Backend> Lane<B> {
         let halted = async {
             course.halt.cancelled().await;
             self.tally.lock().cut_short(Instant::now());
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let driven = async {
             match self.pace {

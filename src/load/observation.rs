@@ -63,7 +63,7 @@ impl Observation {
     }
 
     /// Whether the gateway says that it speaks for itself.
-    pub(crate) fn from_gateway(&self) -> bool {
+    pub(crate) fn is_gateways(&self) -> bool {
         self.headers.get("x-tidegate-source").is_some_and(|value| value == "gateway")
     }
 

@@ -156,7 +156,7 @@ impl Counts {
             self.failures[place] += 1;
         }
         match (observed.status, observed.event_status) {
-            (Some(429), _) if observed.from_gateway() => self.refused_by_gateway += 1,
+            (Some(429), _) if observed.is_gateways() => self.refused_by_gateway += 1,
             (Some(429), _) => self.refused_by_upstream += 1,
             (_, Some(429)) => self.refused_in_stream += 1,
             _ => {}
