@@ -73,6 +73,13 @@ pub struct Owner {
     pub account: Account,
 }
 
+impl Owner {
+    /// Whether this is whoever runs the program.
+    pub const fn is_operator(&self) -> bool {
+        self.id == OPERATOR
+    }
+}
+
 impl Caller {
     /// The caller as an owner.
     pub fn owner(&self) -> Owner {
