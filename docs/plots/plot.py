@@ -276,6 +276,40 @@ def foreign(data: Path, folder: Path) -> None:
     save(figure, folder, "foreign")
 
 
+SENDERS = [
+    ("all", "sees all charges at once", GREY, "--"),
+    ("growing", "knows what headers can tell; margin grows", GREEN, "-"),
+    ("constant", "knows what headers can tell; margin constant", ORANGE, "-"),
+]
+
+
+def bound(data: Path, folder: Path) -> None:
+    groups = by(rows(data, "bound"), "foreign", "sender")
+    shares = sorted({share for share, _ in groups}, key=float)
+    figure, axes = plt.subplots(1, len(shares), figsize=(11, 4.6), sharey=True, layout="constrained")
+    for plot, share in zip(axes, shares, strict=True):
+        for sender, label, color, style in SENDERS:
+            group = groups[share, sender]
+            x, y = ([float(row[key]) for row in group] for key in ("rejected", "used"))
+            plot.plot(x, y, color=color, linestyle=style, marker=".", label=label)
+        (gateway,) = groups[share, "gateway"]
+        x, y = float(gateway["rejected"]), float(gateway["used"])
+        plot.plot(x, y, "o", color=BLUE, markersize=8, label="the gateway")
+        plot.axvline(0.005, color=RED, linewidth=0.8, linestyle=":")
+        plot.annotate("0.5 %", (0.0051, 0.942), color=RED, fontsize=9)
+        plot.axhline(0.98, color=RED, linewidth=0.8, linestyle=":")
+        plot.set_title(f"others ask for {float(share):.0%} of a sliding log")
+        plot.set_xlabel("own requests rejected")
+        plot.set_xlim(-0.0003, 0.02)
+        plot.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes[0].set_ylim(0.94, 0.992)
+    axes[0].set_ylabel("quota used, by everybody together")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    save(figure, folder, "bound")
+
+
 def cumulative(table: list[dict[str, str]]) -> dict[int, tuple[list[float], list[float]]]:
     sums: dict[int, tuple[list[float], list[float]]] = {}
     for row in table:
@@ -354,7 +388,7 @@ def main() -> int:
         return 2
     data, folder = map(Path, sys.argv[1:])
     folder.mkdir(parents=True, exist_ok=True)
-    for plot in (bucket, fixed, reservation, latency, cut, foreign, fairness):
+    for plot in (bucket, fixed, reservation, latency, cut, foreign, bound, fairness):
         plot(data, folder)
     return 0
 

@@ -28,7 +28,7 @@ const FADES: i128 = 8;
 const FADES_PER_HALF: u32 = 5;
 /// In a sliding window one unit in so many may be refused, well within the half of one in a hundred that
 /// is rare enough: the margin fades by as much as that many refusals raise it.
-const SPARED: i128 = 400;
+const SPARED: i128 = 300;
 /// There the margin grows by one part in so many of what was refused: larger steps make it wide and
 /// narrow in turns, and both cost. Only at first it is as wide as that at once.
 const STEP: i128 = 4;

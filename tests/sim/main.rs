@@ -2,6 +2,8 @@
 //!
 //! Everything random follows from one seed (`SIM_SEED`), which every test prints.
 
+mod best;
+mod bound;
 mod differential;
 mod fair;
 mod forecast;

@@ -20,6 +20,7 @@ mod table;
 mod timeline;
 
 // What the simulations are made of; their judgement is for tests.
+mod best;
 mod law;
 mod oracle;
 #[expect(dead_code, reason = "runs are shown here, not judged")]
@@ -54,5 +55,6 @@ fn write(folder: &Path) -> io::Result<()> {
     curves::latency(folder)?;
     curves::cut(folder)?;
     curves::foreign(folder)?;
+    curves::bound(folder)?;
     fairness::write(folder)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tidegate::limit::Mode;
 
 use self::Pair::{
@@ -83,10 +84,16 @@ pub(crate) fn foreign(workload: &Workload, pairs: &[Pair]) -> Vec<Run> {
     judged.collect()
 }
 
-/// Runs a pair once, without judging it.
-pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run {
+/// The randomness of a run, and when it begins.
+pub(crate) fn begin(workload: &Workload, pair: Pair, round: u64) -> (Rng, u64) {
     let mut rng = derived(seed(), &format!("{} {pair:?} {round}", workload.name));
     let start = START + rng.u64(workload.starts.clone());
+    (rng, start)
+}
+
+/// Runs a pair once, without judging it.
+pub(crate) fn run(workload: &Workload, pair: Pair, round: u64) -> Run {
+    let (mut rng, start) = begin(workload, pair, round);
     let (sliding, bucket) = (Mode::Sliding, Semantics::Bucket);
     let fixed = Mode::Fixed { skew: Duration::from_nanos(SKEW) };
     let (mode, semantics) = match pair {

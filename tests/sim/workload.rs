@@ -180,6 +180,24 @@ impl Workload {
         }
     }
 
+    /// Where there are others: generators of what is asked for, and of what others ask for. Whoever
+    /// begins with the same `rng` meets with the same, whatever else it is used for.
+    pub(crate) fn sources(&self, rng: &mut Rng) -> Option<(Rng, Rng)> {
+        (self.foreign.0 > 0).then(|| (rng.fork(), rng.fork()))
+    }
+
+    /// How long it takes others until they send their next request, and its tokens.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds")]
+    pub(crate) fn draw_others(&self, rng: &mut Rng) -> Option<(u64, u64)> {
+        let (share, tokens) = self.foreign.clone();
+        let tightest = self.limits.iter().filter(|limit| limit.unit == TOKENS);
+        let rate = tightest.map(|it| it.limit as f64 / it.window as f64).fold(f64::MAX, f64::min);
+        let mean = (tokens.start() + tokens.end()) as f64 / 2.0;
+        let gap = mean / (rate * f64::from(share) / 1_000.0);
+        let gap = -gap * (1.0 - rng.f64()).ln();
+        (share > 0).then(|| (gap as u64, rng.u64(tokens)))
+    }
+
     /// The next request.
     pub(crate) fn draw(&self, rng: &mut Rng) -> Job {
         let (share, huge) = &self.huge;

@@ -57,6 +57,9 @@ enum Held {
 pub(crate) struct World<'a> {
     workload: &'a Workload,
     rng: &'a mut Rng,
+    /// What is asked for, and what others ask for, where somebody else is to see the same.
+    jobs: Option<Rng>,
+    others: Option<Rng>,
     ledger: Ledger,
     oracle: Oracle,
     mode: Mode,
@@ -98,12 +101,15 @@ impl<'a> World<'a> {
         };
         let constraints = workload.limits.iter().enumerate().map(constraint).collect();
         let known = workload.used_before == 0;
+        let (jobs, others) = workload.sources(rng).unzip();
         let cold = if known { ColdStart::Full } else { ColdStart::Probe };
         let mut world = Self {
             ledger: Ledger::cold(constraints, cold, Timestamp::from_nanos(start)),
             oracle: Oracle::new(semantics, &workload.limits, start),
             workload,
             rng,
+            jobs,
+            others,
             mode,
             watched,
             waiting: Scheduler::default(),
@@ -156,7 +162,7 @@ impl<'a> World<'a> {
     fn send(&mut self) {
         while self.now >= self.quiet_until {
             while self.waiting.len() < BACKLOG {
-                let job = self.workload.draw(self.rng);
+                let job = self.workload.draw(self.jobs.as_mut().unwrap_or(self.rng));
                 let place = self.waiting.place();
                 let cost = cost(job.hold);
                 let (arrived, deadline) = (self.time(), Timestamp::MAX);

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::best::{GROWS, Sender, Sight, curve, shared};
 use crate::oracle::{REQUESTS, TOKENS};
 use crate::run::Pair::{BucketOnBucket, FixedOnFixed, SlidingOnFixed, SlidingOnSliding};
 use crate::run::{Pair, run};
@@ -85,4 +86,26 @@ pub(crate) fn foreign(folder: &Path) -> io::Result<()> {
         });
     }
     table.write(folder, "foreign")
+}
+
+/// The most that can be used of a log that others use too, by what is rejected, and what the gateway does.
+pub(crate) fn bound(folder: &Path) -> io::Result<()> {
+    let mut table = Table::new(&["foreign", "sender", "used", "rejected"]);
+    for share in [100, 300] {
+        let workload = shared(share);
+        let foreign = f64::from(share) / 1_000.0;
+        for (name, sight, grows) in [
+            ("all", Sight::Now, 0),
+            ("growing", Sight::Heads, GROWS),
+            ("constant", Sight::Heads, 0),
+        ] {
+            let sender = Sender { sight, margin: 0, grows, passing: false };
+            for (_, it) in curve(&workload, sender, (0..=18).map(|it| it * 5_000)) {
+                table.row(&[&foreign, &name, &it.used, &it.rejected]);
+            }
+        }
+        let gateway = run(&workload, SlidingOnSliding, 1);
+        table.row(&[&foreign, &"gateway", &gateway.utilisation(), &gateway.rejected()]);
+    }
+    table.write(folder, "bound")
 }

@@ -118,19 +118,10 @@ impl World<'_> {
     }
 
     /// Somebody else sends a request, and is told nothing; refused ones give up.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some seconds")]
     fn foreign(&mut self) {
-        let (share, tokens) = self.workload.foreign.clone();
-        if share == 0 {
-            return;
-        }
-        let tightest = self.workload.limits.iter().filter(|limit| limit.unit == TOKENS);
-        let rate = tightest.map(|it| it.limit as f64 / it.window as f64).fold(f64::MAX, f64::min);
-        let mean = (tokens.start() + tokens.end()) as f64 / 2.0;
-        let gap = mean / (rate * f64::from(share) / 1_000.0);
-        let gap = -gap * (1.0 - self.rng.f64()).ln();
-        self.schedule(self.now + gap as u64, Event::Foreign);
-        let tokens = self.rng.u64(tokens);
+        let Some(others) = &mut self.others else { return };
+        let Some((gap, tokens)) = self.workload.draw_others(others) else { return };
+        self.schedule(self.now + gap, Event::Foreign);
         self.story.foreign_refused += u64::from(self.oracle.admit(tokens, self.now).is_err());
     }
 
