@@ -234,7 +234,7 @@ impl World<'_> {
     /// Sends whatever fits beside the margin.
     fn send(&mut self) {
         let (share, Limit { limit, window, .. }) = (self.workload.foreign.0, self.limit);
-        // Times too long for this do not occur: a window's worth of nanoseconds times the limit fits.
+        // After a window all of that has run out. So many nanoseconds times the limit still fit.
         let age = (self.now - self.known_to).min(window);
         let since = limit * age / window * u64::from(share) / 1_000 * self.sender.grows / 100;
         let margin = self.sender.margin + since;

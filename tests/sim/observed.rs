@@ -73,10 +73,11 @@ fn others_use_a_part_of_the_quota() {
         let runs = foreign(&workload, &pairs);
         for run in runs {
             let (used, rejected) = (run.utilisation(), run.rejected());
-            // What is kept free in a log is lost, and with less of it more would be rejected.
+            // What is kept free in a log is lost, and with less of it more would be rejected: what could
+            // be had at best is in `of_a_log_that_others_use_too_nobody_gets_all`.
             let least = match (run.pair, share) {
-                (SlidingOnSliding, 100) => 0.955,
-                (SlidingOnSliding, _) => 0.945,
+                (SlidingOnSliding, 100) => 0.957,
+                (SlidingOnSliding, _) => 0.949,
                 _ => 0.98,
             };
             assert!(used >= least, "{name} {:?}: {used:.5} used", run.pair);
