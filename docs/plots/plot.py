@@ -301,6 +301,7 @@ def bound(data: Path, folder: Path) -> None:
         plot.set_title(f"others ask for {float(share):.0%} of a sliding log")
         plot.set_xlabel("own requests rejected")
         plot.set_xlim(-0.0003, 0.02)
+        plot.set_xticks([0, 0.005, 0.01, 0.015, 0.02])
         plot.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes[0].set_ylim(0.94, 0.992)
