@@ -24,7 +24,8 @@ fn most(workload: &Workload, sender: Sender) -> f64 {
 }
 
 /// Whoever knows what headers can tell, and all of its own requests, cannot use 98 % of such a log with any
-/// margin; where others ask for three tenths of it, not even who sees all that happens there.
+/// margin; where others ask for three tenths of it, not even who sees all that happens there and sends
+/// in order.
 /// And the gateway is not far from that.
 #[test]
 fn of_a_log_that_others_use_too_nobody_gets_all() {
