@@ -216,8 +216,9 @@ impl Batches {
         let tasks = TaskTracker::new();
         let time = tokio::time::sleep_until(self.gateway.pools().epoch().instant(expires));
         let working = async {
-            let key =
-                if caller.account.is_callers() { self.keys.of(caller.account).await } else { None };
+            // The operator has no key but the gateway's own, if that has one.
+            let own = caller.account.is_callers() && !job.owner().is_operator();
+            let key = if own { self.keys.of(caller.account).await } else { None };
             let sending = Sending {
                 here: Arc::clone(self),
                 job: Arc::clone(job),

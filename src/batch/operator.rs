@@ -66,9 +66,6 @@ impl Batches {
         self.archive.add_file(file).await.map_err(io::Error::other)?;
         let window = humantime::format_duration(window).to_string();
         let record = Record::new(endpoint.to_owned(), window, None, (created, expires));
-        if owner.account.is_callers() {
-            self.keys.keep(owner.account, None);
-        }
         let name = new_id("batch_");
         let added = self.archive.add_batch(name, owner, id, record, u32::MAX).await;
         if let Some(batch) = added.map_err(io::Error::other)? {
