@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod healthcheck;
 mod load;
+mod plan;
 mod serve;
 mod simulate;
 mod tokens;
@@ -39,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// Count the tokens of a text on standard input, as a model's configured tokenizer does.
     Tokens(tokens::Args),
+    /// Work out what a quota is good for: jobs, workers, pace, time and cost.
+    Plan(Box<plan::Args>),
     /// Run only the simulated upstream.
     Simulate(Box<simulate::Args>),
     /// Put an endpoint under load and report throughput, times, errors and use of its quota.
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Batch(args) => batch::run(args),
         Command::Check(args) => check::run(&args),
         Command::Tokens(args) => tokens::run(&args),
+        Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(*args),
         Command::Load(args) => load::run(*args),
         Command::Healthcheck(args) => healthcheck::run(&args),

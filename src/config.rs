@@ -33,7 +33,7 @@ use std::time::Duration;
 
 pub use self::batch::Batch;
 pub use self::classes::{Class, Classes};
-pub use self::model::{Models, Profile};
+pub use self::model::{Models, Profile, window_name};
 pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};

@@ -20,6 +20,7 @@ pub mod identity;
 pub mod limit;
 pub mod load;
 pub mod metrics;
+pub mod plan;
 pub mod proxy;
 pub mod server;
 pub mod simulator;

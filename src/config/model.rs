@@ -299,7 +299,8 @@ fn limit(section: &mut Section<'_>) -> Option<Constraint> {
 }
 
 /// What a window is called unless it is named.
-pub(super) fn window_name(per: Duration) -> String {
+#[must_use]
+pub fn window_name(per: Duration) -> String {
     match per.as_secs() {
         1 if per.subsec_nanos() == 0 => "second".to_owned(),
         60 => "minute".to_owned(),

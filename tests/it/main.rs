@@ -7,6 +7,7 @@ mod gateway;
 mod layers;
 mod load;
 mod overload;
+mod plan;
 mod restart;
 mod shared;
 mod simulator;
