@@ -21,6 +21,7 @@ mod measure;
 mod money;
 mod profile;
 mod rehearsal;
+mod svg;
 mod table;
 mod text;
 

@@ -119,7 +119,7 @@ fn answer(args: &Args) -> Result<ExitCode, Trouble> {
     };
     let answer = Answer { question, plan, measured, rehearsal };
     if let Some(path) = &args.svg {
-        std::fs::write(path, "").map_err(|error| trouble(path, &error))?;
+        std::fs::write(path, answer.svg()).map_err(|error| trouble(path, &error))?;
     }
     if args.json {
         say(answer.json().map_err(|error| Trouble::Failed(error.to_string()))?);

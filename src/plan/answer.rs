@@ -47,3 +47,8 @@ pub(super) const fn milli(thousandths: u64) -> Decimal {
 pub(super) fn seconds(span: Duration) -> Decimal {
     Decimal::new(span.as_nanos().div_ceil(1_000), 6)
 }
+
+/// Thousandths as a decimal number with one digit: averages, for people.
+pub(super) const fn tenths(thousandths: u64) -> Decimal {
+    Decimal::new((thousandths as u128 + 50) / 100, 1)
+}

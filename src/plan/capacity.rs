@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::exact::{Margin, Rate};
+use super::exact::{Margin, Rate, mul_div};
 use super::finish::{Finish, finish};
 use super::job::Job;
 use super::money::{Cost, Prices};
@@ -118,6 +118,24 @@ impl Question {
         let cost = self.prices.map(|prices| Cost::of(&self.job, prices));
         let windows = self.windows(&limits, &gates);
         Plan { limits, windows, sustained, finish, cost }
+    }
+
+    /// Jobs that can have started `after` so long, if every limit is a bucket that was full; and what
+    /// allows no more.
+    pub fn started_by(&self, after: Duration) -> (u64, Bound) {
+        let of_limits = self.limits.iter().enumerate().map(|(index, limit)| {
+            let cost = u128::from(self.job.cost_milli(limit.unit()).max(1));
+            let (units, window) = (u128::from(limit.limit()) * 1_000, limit.window().as_nanos());
+            let fits = cost <= units;
+            let jobs = mul_div(units, window + after.as_nanos(), cost * window).filter(|_| fits);
+            let jobs = jobs.map_or(0, |jobs| u64::try_from(jobs).unwrap_or(u64::MAX));
+            (jobs, Bound::Limit(index))
+        });
+        let gates = self.gates();
+        let of_gates =
+            gates.iter().map(|(bound, rate)| (rate.within(after).saturating_add(1), *bound));
+        let least = of_limits.chain(of_gates).min_by_key(|(jobs, _)| *jobs);
+        least.unwrap_or((0, Bound::Limit(0)))
     }
 
     fn alone(&self, limit: &Constraint, requests: Option<Rate>) -> Alone {

@@ -1,9 +1,9 @@
 //! The answer for people.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 use std::time::Duration;
 
-use super::answer::{Answer, milli};
+use super::answer::{Answer, milli, tenths};
 use super::capacity::{DAY, Together};
 use super::exact::{Margin, Rate};
 use super::finish::{Finish, Times};
@@ -37,7 +37,7 @@ impl Answer {
     fn job(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let job = &self.question.job;
         let [input, output] = [job.input_milli(), job.output_milli()];
-        let tokens = |thousandths| grouped(milli(thousandths));
+        let tokens = |thousandths| grouped(tenths(thousandths));
         write!(f, "A job: 1 request, {} + {}", tokens(input), tokens(output))?;
         write!(f, " = {} tokens (prompt + answer)", tokens(input + output))?;
         match job.latency {
@@ -193,26 +193,26 @@ impl Answer {
 
 /// What was found in a file.
 fn measured_from(f: &mut fmt::Formatter<'_>, measured: &Measured) -> fmt::Result {
-    let mut lines = String::new();
-    for (count, what) in [
-        (measured.bodies, "requests to be made"),
-        (measured.logged, "requests in a log"),
-        (measured.unanswered, "in a log without usage, left out"),
-        (measured.others, "other log lines, left out"),
-        (measured.bad_lines, "bad lines, left out"),
-    ] {
-        if count > 0 {
-            let comma = if lines.is_empty() { "" } else { ", " };
-            write!(lines, "{comma}{} {what}", grouped(count))?;
-        }
-    }
-    writeln!(f, "Measured from {lines}")?;
+    let list = |counts: &[(u64, &str)]| {
+        let some = counts.iter().filter(|(count, _)| *count > 0);
+        let some: Vec<_> = some.map(|(count, what)| format!("{} {what}", grouped(count))).collect();
+        some.join(", ")
+    };
+    let from = list(&[(measured.bodies, "to be made"), (measured.logged, "in a log")]);
+    let left_out = list(&[
+        (measured.unanswered, "without usage"),
+        (measured.others, "about other things"),
+        (measured.bad_lines, "bad"),
+    ]);
+    write!(f, "Requests measured: {from}")?;
+    let left_out = if left_out.is_empty() { left_out } else { format!("; left out: {left_out}") };
+    writeln!(f, "{left_out}")?;
     let profile = &measured.profile;
     let mut table = Table::new(["", "mean", "p50", "p95", "most"]);
     let mut row = |what: &str, it: &Spread| {
         table.row([
             what.to_owned(),
-            grouped(milli(it.mean_milli())),
+            grouped(tenths(it.mean_milli())),
             grouped(it.at(500)),
             grouped(it.at(950)),
             grouped(it.max()),
