@@ -13,6 +13,7 @@
 
 mod answer;
 mod capacity;
+mod decimal;
 mod exact;
 mod finish;
 mod job;
@@ -27,7 +28,8 @@ mod text;
 
 pub use self::answer::Answer;
 pub use self::capacity::{Alone, Bound, DAY, Plan, Question, Sustained, Together};
-pub use self::exact::{Decimal, Margin, NoMargin, Rate};
+pub use self::decimal::Decimal;
+pub use self::exact::{Margin, NoMargin, Rate};
 pub use self::finish::{Finish, Times};
 pub use self::job::{BadJob, Job};
 pub use self::measure::{Measured, measure};

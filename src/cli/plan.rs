@@ -3,6 +3,7 @@
 //! Values are read here and not by the parser of arguments, so that whatever is wrong is told at once.
 
 mod ask;
+mod words;
 
 use std::fs::File;
 use std::io::{self, BufReader};

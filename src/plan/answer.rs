@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::capacity::{Plan, Question};
-use super::exact::{Decimal, Rate};
+use super::decimal::Decimal;
+use super::exact::Rate;
 use super::measure::Measured;
 use super::rehearsal::Rehearsal;
 

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::answer::{Answer, milli, seconds};
 use super::capacity::{Alone, DAY, Together};
-use super::exact::{Decimal, Rate};
+use super::decimal::Decimal;
+use super::exact::Rate;
 use super::finish::{Finish, Times};
 use super::measure::Measured;
 use super::profile::Spread;

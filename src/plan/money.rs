@@ -1,6 +1,7 @@
 //! What it costs, in whatever currency the prices are in.
 
-use super::exact::{Decimal, mul_div};
+use super::decimal::Decimal;
+use super::exact::mul_div;
 use super::job::Job;
 
 /// Prices of a million tokens, in millionths of the currency.

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use self::world::World;
 use super::capacity::{DAY, Question};
-use super::exact::Decimal;
+use super::decimal::Decimal;
 use super::profile::{Example, Spread};
 use super::table::{Table, grouped};
 use super::text::span;

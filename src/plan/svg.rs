@@ -84,7 +84,7 @@ impl Answer {
         let place = |jobs: u64| scaled(log(jobs) - f64::from(first), f64::from(last - first), wide);
         page.text((20, 30), "h", "Jobs a day that each limit allows by itself");
         let margin = self.question.margin;
-        let margin = format!("in powers of ten; dark: at {margin}; orange: what binds");
+        let margin = format!("in powers of ten; inner bar: at {margin}; orange: what binds");
         page.text((20, 50), "s", &margin);
         let bottom = TOP + u32::try_from(all.len()).unwrap_or(0) * (BAR + 8);
         for power in first..=last {
@@ -134,26 +134,32 @@ impl Answer {
         self.marks(page, &chart, jobs);
     }
 
-    /// Says what binds from where on, along the curve.
+    /// Marks where something else begins to bind, and says what binds in which order.
     fn marks(&self, page: &mut Page, chart: &Chart, jobs: u64) {
+        let mut names: Vec<String> = Vec::new();
         let mut before = None;
         for step in 0..=POINTS {
             let (done, bound) = self.question.started_by(chart.at(step));
             if done >= jobs {
-                return;
+                break;
             }
-            if before != Some(bound) {
+            if before.replace(bound) == Some(bound) {
+                continue;
+            }
+            let name = self.plan.name_of(bound);
+            if step > 0 {
                 let (x, y) = (chart.x(step), chart.y(done));
-                page.put(format_args!("<circle class=\"k1\" cx=\"{x}\" cy=\"{y}\" r=\"3.5\"/>\n"));
-                let name = self.plan.name_of(bound);
-                page.put(format_args!(
-                    "<text x=\"{}\" y=\"{}\" class=\"k1\">{}</text>\n",
-                    x + 10.0,
-                    y + 14.0,
-                    escaped(&name)
-                ));
+                let circle = format_args!("cx=\"{x}\" cy=\"{y}\" r=\"3.5\"").to_string();
+                page.put(format_args!("<circle class=\"k1\" {circle}/>\n"));
+                let (x, y) = (tenths(x + 10.0), tenths(y + 14.0));
+                let text = escaped(&name);
+                page.put(format_args!("<text x=\"{x}\" y=\"{y}\" class=\"k1\">{text}</text>\n"));
             }
-            before = Some(bound);
+            names.push(name);
+        }
+        if !names.is_empty() {
+            let order = format!("early: bound by {}", names.join(", then "));
+            page.text((20, chart.top + 40), "s", &order);
         }
     }
 }
