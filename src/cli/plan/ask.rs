@@ -103,19 +103,14 @@ impl Reader<'_> {
     fn prices(&mut self) -> Option<Prices> {
         let input = self.price("--price-input", self.args.price_input.as_ref());
         let output = self.price("--price-output", self.args.price_output.as_ref());
-        match (input, output) {
-            (None, None) => None,
-            // One kind of tokens may be free; to say so is better than to forget it.
-            _ if self.args.price_input.is_none() => {
-                self.problem("--price-input", "is missing beside --price-output");
-                None
-            }
-            _ if self.args.price_output.is_none() => {
-                self.problem("--price-output", "is missing beside --price-input");
-                None
-            }
-            (input, output) => Some(Prices { input_micros: input?, output_micros: output? }),
+        // One kind of tokens may be free; to say so is better than to forget it.
+        let args = self.args;
+        match (&args.price_input, &args.price_output) {
+            (None, Some(_)) => self.problem("--price-input", "is missing beside --price-output"),
+            (Some(_), None) => self.problem("--price-output", "is missing beside --price-input"),
+            (None, None) | (Some(_), Some(_)) => {}
         }
+        Some(Prices { input_micros: input?, output_micros: output? })
     }
 
     /// Where the job comes from, with the output and the latency that it is given.
