@@ -23,7 +23,7 @@ pub(super) struct Args {
     /// The model whose limits and costs hold; without one, those of models without a profile.
     #[arg(long, short, default_value = "*")]
     model: String,
-    /// A limit, as in requests=120/1m or tokens=1_500_000/1m:fixed. Repeatable; instead of those
+    /// A limit, as in requests=120/1m or `tokens=1_500_000/1m:fixed`. Repeatable; instead of those
     /// configured.
     #[arg(long, value_name = "UNIT=N/TIME[:MODE]")]
     limit: Vec<String>,

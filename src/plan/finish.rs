@@ -44,8 +44,8 @@ pub(super) fn finish(
 ) -> Finish {
     let times = |margin: Margin, per_window: fn(&Alone) -> u64| {
         // What comes between jobs is not there before the first one.
-        let after_first = gates.iter().map(|(_, rate)| rate.time_for(jobs.saturating_sub(1)));
-        let gated = after_first.fold(Some(Duration::ZERO), |most, it| Some(most?.max(it?)));
+        let mut after_first = gates.iter().map(|(_, rate)| rate.time_for(jobs.saturating_sub(1)));
+        let gated = after_first.try_fold(Duration::ZERO, |most, it| Some(most.max(it?)));
         let windows: Vec<_> =
             limits.iter().map(|it| (per_window(it), nanos(it.limit.window()))).collect();
         let later = |it: Option<Duration>| Some(it?.max(gated?));
