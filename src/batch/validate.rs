@@ -156,6 +156,6 @@ impl Judge<'_> {
             let message = "the model is not configured on this gateway".to_owned();
             return fail("model_not_found", message, Some("body.model"));
         }
-        Ok(demand.model.to_string())
+        Ok(demand.model)
     }
 }

@@ -29,8 +29,8 @@ pub(super) struct Args {
 enum Command {
     /// Send every request of a file, as fast as the quota allows, and write the answers to another.
     ///
-    /// Each line of the input is a request as in OpenAI's Batch API: {"custom_id": "…", "method":
-    /// "POST", "url": "/v1/chat/completions", "body": {…}}. Interrupted with Ctrl-C, or killed, the same
+    /// Each line of the input is a request as in OpenAI's Batch API: `{"custom_id": "…",
+    /// "method": "POST", "url": "/v1/chat/completions", "body": {…}}`. Interrupted with Ctrl-C, or killed, the same
     /// command goes on where it was.
     Run(Box<Run>),
 }
@@ -48,7 +48,7 @@ struct Run {
     /// A running gateway that works the file off (its /v1/batches); without it, this program does.
     #[arg(long, value_name = "URL", conflicts_with_all = ["config", "upstream", "state_dir", "stateless"])]
     gateway: Option<String>,
-    /// Environment variable with the key for that gateway; by default OPENAI_API_KEY, if it is set.
+    /// Environment variable with the key for that gateway; by default `OPENAI_API_KEY`, if it is set.
     #[arg(long, value_name = "NAME", requires = "gateway")]
     api_key_env: Option<String>,
     /// Configuration file; without one, the limits of config/tidegate.toml for every model.

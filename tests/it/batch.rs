@@ -2,6 +2,7 @@
 
 mod ends;
 mod kills;
+mod run;
 mod uploads;
 
 use std::collections::BTreeMap;
@@ -179,8 +180,8 @@ async fn a_batch_is_worked_off_and_every_line_has_its_answer() {
     let output =
         good(place.get(&format!("/v1/files/{}", batch["output_file_id"].as_str().unwrap())));
     assert_eq!(output.await["purpose"], "batch_output");
-    assert_eq!(place.gateway.outcome("completed").await, 41.0);
-    assert_eq!(place.gateway.metric("tidegate_batches_running").await, 0.0);
+    place.gateway.wait_metric("tidegate_requests_total{outcome=\"completed\"}", 41.0).await;
+    place.gateway.wait_metric("tidegate_batches_running", 0.0).await;
     place.close().await;
 }
 
@@ -265,7 +266,7 @@ async fn what_fails_is_tried_again_and_what_keeps_failing_is_an_error() {
     let id = place.batch(&greetings(1), "24h").await;
     let batch = place.ended(&id, "completed").await;
     assert_eq!(batch["request_counts"]["completed"], 1);
-    assert_eq!(place.gateway.metric("tidegate_batch_retries_total").await, 1.0);
+    place.gateway.wait_metric("tidegate_batch_retries_total", 1.0).await;
     place.fault(&["500", "503"]);
     let id = place.batch(&greetings(1), "24h").await;
     let batch = place.ended(&id, "completed").await;

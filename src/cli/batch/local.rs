@@ -49,7 +49,7 @@ pub(super) async fn run(
 ) -> Result<Ended, Failure> {
     let config = config(run, place)?;
     let _flush = telemetry::start(&config.log)?;
-    let server = Server::unbound(Arc::new(config)).map_err(in_use)?;
+    let server = Server::unbound(Arc::new(config)).map_err(|error| in_use(&error))?;
     let Some(batches) = server.batches().map(Arc::clone) else {
         return Err(Failure::Failed("there is no place for the results".to_owned()));
     };
@@ -70,7 +70,7 @@ pub(super) async fn run(
 }
 
 /// Another gateway has the quota's state: it could do the work.
-fn in_use(error: io::Error) -> Failure {
+fn in_use(error: &io::Error) -> Failure {
     let hint = "if that is a gateway that runs here, have it do the work: --gateway URL";
     let text = error.to_string();
     if text.contains("is in use by") {

@@ -62,8 +62,7 @@ fn seconds(length: u64) -> Stretch {
 async fn run<B: Backend>(backend: B, pace: Pace, stretch: Stretch) -> Tally {
     let lane = Lane::new(backend, workload(), pace);
     lane.run(stretch, &CancellationToken::new(), &CancellationToken::new()).await;
-    let tally = lane.tally().lock().clone();
-    tally
+    lane.tally().lock().clone()
 }
 
 /// A target that stalls for two of ten seconds at 100 requests a second: 200 requests should have

@@ -44,6 +44,9 @@ trait Task: Send {
     }
 }
 
+/// A task that was done, and how that went.
+type Acted = (Box<dyn Task>, Result<(), Trouble>);
+
 /// Asks the thread to end.
 struct Last;
 
@@ -139,7 +142,7 @@ fn work(mut connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Task>>) 
     let mut last = false;
     while !last && waiting.blocking_recv_many(&mut tasks, MOST_AT_ONCE) > 0 {
         last = tasks.iter().any(|task| task.is_last());
-        let mut answers: Vec<(Box<dyn Task>, Result<(), Trouble>)> = Vec::new();
+        let mut answers: Vec<Acted> = Vec::new();
         let done = commit(&mut connection, tasks.drain(..), &mut answers);
         if let Err(problem) = &done {
             tracing::error!(%problem, "files and batches cannot be written");
@@ -156,7 +159,7 @@ fn work(mut connection: Connection, mut waiting: mpsc::Receiver<Box<dyn Task>>) 
 fn commit(
     connection: &mut Connection,
     tasks: impl Iterator<Item = Box<dyn Task>>,
-    answers: &mut Vec<(Box<dyn Task>, Result<(), Trouble>)>,
+    answers: &mut Vec<Acted>,
 ) -> Result<(), Trouble> {
     let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
     let mut transaction = match begun {

@@ -106,7 +106,7 @@ async fn the_batch_of_a_caller_who_pays_goes_on_when_the_key_is_seen_again() {
         format!("upstream.api_key = \"\"\nbatch.dir = {:?}", dir.path().display().to_string());
     let (another, gateway) = crate::support::pair(crate::support::roomy(), &changes).await;
     let place = Place { simulator: another, gateway, dir };
-    assert_eq!(place.gateway.metric("tidegate_batches_running").await, 1.0);
+    place.gateway.wait_metric("tidegate_batches_running", 1.0).await;
     assert_eq!(place.simulator.stats().started, 0, "nobody's key is known");
     let seen = async || {
         let batch = good(place.get(&path).bearer_auth(key)).await;

@@ -46,7 +46,7 @@ async fn a_file_comes_back_as_it_was() {
     assert_eq!(good(delete()).await, json!({"id": id, "object": "file", "deleted": true}));
     place.refused(delete(), 404, "not_found").await;
     assert_eq!(place.on_disk(), [""; 0]);
-    assert_eq!(place.gateway.metric("tidegate_batch_stored_bytes").await, 0.0);
+    place.gateway.wait_metric("tidegate_batch_stored_bytes", 0.0).await;
     place.close().await;
 }
 
@@ -85,7 +85,7 @@ async fn what_is_no_upload_is_refused_and_leaves_nothing() {
     place.refused(full, 507, "storage_full").await;
     good(upload(&place.gateway, form(&"x".repeat(500), &batch))).await;
     assert_eq!(place.on_disk().len(), 2);
-    assert_eq!(place.gateway.metric("tidegate_batch_stored_bytes").await, 1_500.0);
+    place.gateway.wait_metric("tidegate_batch_stored_bytes", 1_500.0).await;
     place.close().await;
 }
 
@@ -118,7 +118,8 @@ async fn what_is_no_batch_is_refused() {
         change(&mut body);
         place.gateway.post("/v1/batches").body(body.to_string())
     };
-    let cases: [(fn(&mut Value), &str); 7] = [
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 7] = [
         (|it| it["input_file_id"] = json!("file-none"), "input_file_id"),
         (|it| it["endpoint"] = json!("/v1/embeddings"), "endpoint"),
         (|it| it["completion_window"] = json!("soon"), "completion_window"),

@@ -16,7 +16,6 @@ struct Truth {
     started: u64,
     completed: u64,
     rejected: u64,
-    faulted: u64,
     tokens: u64,
 }
 
@@ -27,7 +26,6 @@ fn truth(simulator: &Simulator) -> Truth {
         started: stats.started,
         completed: stats.completed,
         rejected: stats.rejected,
-        faulted: stats.faulted,
         tokens: reports[0].counters.tokens_used,
     }
 }
