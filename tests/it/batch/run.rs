@@ -203,10 +203,10 @@ async fn a_state_that_a_gateway_has_is_not_taken_from_it() {
     assert_eq!(code, Some(2));
     assert!(log.contains("--gateway URL"), "{log}");
     let url = format!("http://{}/v1/", gateway.api);
+    let missing = folder.command(&["--gateway", &url, "--api-key-env", "NO_SUCH"]);
+    assert!(folder.end(missing).await.2.contains("NO_SUCH is not set"));
     let (code, said, log) = folder.end(folder.command(&["--gateway", &url])).await;
     assert_eq!(code, Some(0), "{said}{log}");
     assert_eq!(folder.lines("out.jsonl").len(), 1);
-    let missing = folder.command(&["--gateway", &url, "--api-key-env", "NO_SUCH"]);
-    assert!(folder.end(missing).await.2.contains("NO_SUCH is not set"));
     assert!(Path::new(&folder.path("out.jsonl")).exists());
 }
