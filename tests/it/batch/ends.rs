@@ -2,6 +2,8 @@
 
 use serde_json::json;
 use tidegate::server::Ended;
+use tidegate::simulator::Options;
+use tidegate::simulator::quota::{Limit, Name, Semantics, Unit};
 
 use super::{Place, an_hour, good, greetings};
 use crate::support::{send, wait_for};
@@ -116,4 +118,27 @@ async fn the_batch_of_a_caller_who_pays_goes_on_when_the_key_is_seen_again() {
     assert_eq!(batch["request_counts"]["completed"], 3);
     place.close().await;
     simulator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_day_that_runs_dry_pauses_a_batch_and_the_next_goes_on() {
+    // A day is three seconds, and begins anew as a whole.
+    let limits = vec![Limit::per(Unit::Requests, Name::Day, 5)];
+    let semantics = Semantics::FixedWindow { phase_ns: 0 };
+    let options =
+        Options { limits, semantics, time_scale: 86_400.0 / 3.0, ..crate::support::roomy() };
+    let own = "[models.\"*\"]\nlimits = [{ unit = \"requests\", limit = 5, per = \"3s\", \
+               name = \"day\", mode = \"sliding\", learn = \"never\" }]";
+    let place = Place::with(options, own).await;
+    let id = place.batch(&greetings(8), "24h").await;
+    let paused = |batch: &serde_json::Value| {
+        batch["request_counts"]["completed"] == 5
+            && batch["tidegate"]["limited_by"] == "requests/day"
+    };
+    let seen = place.seen(&id, "the pause", paused).await;
+    assert_eq!((&seen["status"], &seen["tidegate"]["waiting"]), (&json!("in_progress"), &json!(3)));
+    let batch = place.ended(&id, "completed").await;
+    assert_eq!(batch["request_counts"], json!({"total": 8, "completed": 8, "failed": 0}));
+    assert_eq!(place.simulator.stats().rejected, 0, "it did not ask in vain");
+    place.close().await;
 }
