@@ -25,7 +25,7 @@ use crate::time::Timestamp;
 const AHEAD: usize = 32;
 
 /// Between two tries of what failed for the gateway's own reasons, such as a full disk.
-const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A batch that has not ended.
 #[derive(Debug)]
@@ -34,7 +34,6 @@ pub(super) struct Job {
     id: String,
     owner: Owner,
     cancelled: CancellationToken,
-    over: CancellationToken,
     active: AtomicU32,
     to_retry: AtomicU32,
     ahead: Arc<Semaphore>,
@@ -66,7 +65,6 @@ impl Job {
             id,
             owner,
             cancelled: CancellationToken::new(),
-            over: CancellationToken::new(),
             active: AtomicU32::new(0),
             to_retry: AtomicU32::new(0),
             ahead: Arc::new(Semaphore::new(AHEAD)),
@@ -92,11 +90,6 @@ impl Job {
     /// No more lines are to be sent.
     pub(super) fn cancel(&self) {
         self.cancelled.cancel();
-    }
-
-    /// Waits until no more lines are to be sent: it was cancelled, or its time is over.
-    pub(super) async fn over(&self) {
-        self.over.cancelled().await;
     }
 
     pub(super) fn count_active(&self) -> Counted<'_> {
@@ -213,7 +206,7 @@ impl Batches {
                 .await;
         };
         let expires = Timestamp::from_nanos(batch.record.expires.saturating_mul(1_000_000_000));
-        let tasks = TaskTracker::new();
+        let (tasks, over) = (TaskTracker::new(), CancellationToken::new());
         let time = tokio::time::sleep_until(self.gateway.pools().epoch().instant(expires));
         let working = async {
             // The operator has no key but the gateway's own, if that has one.
@@ -227,6 +220,7 @@ impl Batches {
                 endpoint: batch.record.endpoint.as_str().into(),
                 expires,
                 ahead: Arc::clone(&job.ahead),
+                over: over.clone(),
             };
             self.send_all(&batch, sending, &tasks).await?;
             tasks.close();
@@ -241,7 +235,7 @@ impl Batches {
         };
         if !self.stop.is_cancelled() {
             // Whoever stands in line leaves it; who is at the upstream may finish.
-            job.over.cancel();
+            over.cancel();
         }
         tasks.close();
         tasks.wait().await;
@@ -251,8 +245,8 @@ impl Batches {
         }
         let now = self.now();
         // Lines that were left because the gateway ends wait for the next start.
-        let over = job.cancelled.is_cancelled() || now >= batch.record.expires;
-        if !over && !self.is_complete(job).await? {
+        let meant = job.cancelled.is_cancelled() || now >= batch.record.expires;
+        if !meant && !self.is_complete(job).await? {
             let draining = self.gateway.is_draining();
             return if draining { Ok(Step::Stopped) } else { Err(NotNow::Incomplete) };
         }

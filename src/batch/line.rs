@@ -9,6 +9,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Request};
 use http_body_util::{BodyExt, Limited};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::Batches;
 use super::input::{Line, Request as Parts};
@@ -43,6 +44,8 @@ pub(super) struct Sending {
     pub(super) expires: Timestamp,
     /// A few of the batch's lines may stand in line.
     pub(super) ahead: Arc<Semaphore>,
+    /// No more of them are to be sent: it was cancelled, or its time is over.
+    pub(super) over: CancellationToken,
 }
 
 /// What a line holds while it is in memory.
@@ -100,22 +103,22 @@ impl Sending {
             let later = job.count_retry();
             tokio::select! {
                 biased;
-                () = self.over() => return None,
+                () = self.ended() => return None,
                 () = tokio::time::sleep(wait) => {}
             }
             drop(later);
             place = tokio::select! {
                 biased;
-                () = self.over() => return None,
+                () = self.ended() => return None,
                 place = Arc::clone(&self.ahead).acquire_owned() => place.ok()?,
             };
         }
     }
 
     /// The batch ends, or the gateway does.
-    async fn over(&self) {
+    async fn ended(&self) {
         tokio::select! {
-            () = self.job.over() => {}
+            () = self.over.cancelled() => {}
             () = self.here.stop.cancelled() => {}
         }
     }
@@ -152,7 +155,7 @@ impl Sending {
         };
         let last_answers = async {
             // The gateway refuses by itself what stands in line when it ends.
-            self.job.over().await;
+            self.over.cancelled().await;
             if inside.is_admitted() {
                 tokio::time::sleep(LAST_ANSWERS).await;
             }

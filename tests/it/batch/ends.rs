@@ -142,3 +142,28 @@ async fn a_day_that_runs_dry_pauses_a_batch_and_the_next_goes_on() {
     assert_eq!(place.simulator.stats().rejected, 0, "it did not ask in vain");
     place.close().await;
 }
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_for_a_while_is_read_later() {
+    let (options, own) = an_hour(2);
+    let place = Place::with(options, &own).await;
+    let id = place.batch(&greetings(5), "24h").await;
+    let two = |batch: &serde_json::Value| batch["request_counts"]["completed"] == 2;
+    let seen = place.seen(&id, "two answers", two).await;
+    let Place { simulator, gateway, dir } = place;
+    gateway.stop.cancel();
+    assert_eq!(gateway.ended().await, Ended::Drained);
+    let file = dir.path().join("files").join(seen["input_file_id"].as_str().expect("an id"));
+    let away = dir.path().join("away");
+    std::fs::rename(&file, &away).expect("it is there");
+    let changes = format!("batch.dir = {:?}", dir.path().display().to_string());
+    let (another, gateway) = crate::support::pair(crate::support::roomy(), &changes).await;
+    let place = Place { simulator: another, gateway, dir };
+    let troubled = |batch: &serde_json::Value| !batch["tidegate"]["last_trouble"].is_null();
+    place.seen(&id, "that it cannot be read", troubled).await;
+    std::fs::rename(&away, &file).expect("it is there");
+    let batch = place.ended(&id, "completed").await;
+    assert_eq!(batch["request_counts"], json!({"total": 5, "completed": 5, "failed": 0}));
+    place.close().await;
+    simulator.shutdown().await;
+}
