@@ -41,6 +41,12 @@ impl Lines {
     pub(super) fn open(path: &Path, longest: usize) -> io::Result<Self> {
         Ok(Self::new(BufReader::with_capacity(BUFFER, File::open(path)?), longest))
     }
+
+    /// [`Self::piece`], off the threads that serve.
+    pub(super) async fn next_piece(mut self) -> io::Result<(Vec<Line>, Self)> {
+        let read = move || Ok((self.piece()?, self));
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    }
 }
 
 impl<R: BufRead> Lines<R> {

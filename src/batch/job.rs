@@ -278,11 +278,8 @@ impl Batches {
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
         let mut lines = Lines::open(&self.archive.path(&batch.input), longest)?;
         loop {
-            let read = move || (lines.piece(), lines);
-            let (piece, rest) =
-                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+            let (piece, rest) = lines.next_piece().await?;
             lines = rest;
-            let piece = piece?;
             if piece.is_empty() {
                 return Ok(());
             }

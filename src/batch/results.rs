@@ -144,11 +144,8 @@ impl Batches {
         let mut lines = Lines::open(&self.archive.path(&batch.input), longest)?;
         let mut unsent = 0;
         loop {
-            let read = move || (lines.piece(), lines);
-            let (piece, rest) =
-                tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
+            let (piece, rest) = lines.next_piece().await?;
             lines = rest;
-            let piece = piece?;
             if piece.is_empty() {
                 return Ok(unsent);
             }
