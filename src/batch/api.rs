@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::object::{BatchObject, List};
-use super::{Batches, files};
+use super::{Batches, files, upload};
 use crate::identity::Caller;
 use crate::metrics::Outcome;
 use crate::proxy::{self, ApiError, ProxyError};
@@ -174,6 +174,14 @@ struct Wanted {
     completion_window: String,
     #[serde(default)]
     metadata: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    output_expires_after: Option<Expiry>,
+}
+
+/// How long the files of a batch's results are to be kept after they were made.
+#[derive(Debug, Deserialize)]
+struct Expiry {
+    seconds: u64,
 }
 
 async fn create(here: Here, headers: HeaderMap, body: Body) -> Answer {
@@ -233,7 +241,8 @@ impl Batches {
         wanted: Wanted,
         headers: &HeaderMap,
     ) -> Result<Batch, ProxyError> {
-        let Wanted { input_file_id, endpoint, completion_window, metadata } = wanted;
+        let Wanted { input_file_id, endpoint, completion_window, metadata, output_expires_after } =
+            wanted;
         if self.gateway.is_draining() {
             return Err(ProxyError::Draining);
         }
@@ -243,6 +252,10 @@ impl Batches {
         }
         let window = window(&completion_window)?;
         metadata.as_ref().map_or(Ok(()), check_metadata)?;
+        let keep = output_expires_after.map(|it| it.seconds);
+        let keep = keep
+            .map(|seconds| upload::checked_expiry("output_expires_after", Some(seconds)))
+            .transpose()?;
         let file = self.archive.file(caller.id, &input_file_id).await?;
         let file = file.ok_or_else(|| invalid("input_file_id", "there is no such file"))?;
         if file.purpose != Purpose::Batch {
@@ -252,7 +265,8 @@ impl Batches {
         // Not before its time is over.
         let over = self.gateway.pools().epoch().now().after(window).as_nanos();
         let expires = over.div_ceil(1_000_000_000);
-        let record = Record::new(endpoint, completion_window, metadata, (created, expires));
+        let mut record = Record::new(endpoint, completion_window, metadata, (created, expires));
+        record.output_keep = keep;
         if caller.account.is_callers() {
             self.keys.keep(caller.account, headers.get(AUTHORIZATION).cloned());
         }

@@ -122,10 +122,7 @@ pub(super) async fn receive(
     };
     let keep = match seconds {
         None => here.config().keep.as_secs(),
-        Some(text) => text.parse().ok().filter(|it| EXPIRY.contains(it)).ok_or_else(|| {
-            let (least, most) = (EXPIRY.start(), EXPIRY.end());
-            invalid("expires_after", format!("seconds must be {least} to {most}"))
-        })?,
+        Some(text) => checked_expiry("expires_after", text.parse().ok())?,
     };
     partial.finish().await?;
     let created = here.now();
@@ -136,6 +133,14 @@ pub(super) async fn receive(
     drop(partial);
     here.show_stored();
     Ok(stored)
+}
+
+/// For how many seconds a file is to be kept, if its owner says so.
+pub(super) fn checked_expiry(param: &'static str, seconds: Option<u64>) -> Result<u64, ProxyError> {
+    seconds.filter(|it| EXPIRY.contains(it)).ok_or_else(|| {
+        let (least, most) = (EXPIRY.start(), EXPIRY.end());
+        invalid(param, format!("seconds must be {least} to {most}"))
+    })
 }
 
 /// Writes a field to disk as it comes.

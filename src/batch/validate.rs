@@ -46,7 +46,7 @@ pub(super) fn validate<R: BufRead>(
         for line in piece {
             if found.total == most {
                 let message = format!("the file has more than {most} lines, the most for a batch");
-                found.problems.push(problem(None, "too_many_lines", message, None));
+                found.problems.push(problem(None, "too_many_tasks", message, None));
                 return Ok(found);
             }
             found.total += 1;
@@ -127,7 +127,7 @@ impl Judge<'_> {
         }
         if Request::text(request.url).as_deref() != Some(self.endpoint) {
             let message = format!("url must be the batch's endpoint, {}", self.endpoint);
-            return fail("mismatched_url", message, Some("url"));
+            return fail("url_mismatch", message, Some("url"));
         }
         let Some(body) = request.body else {
             let message = "body is missing".to_owned();

@@ -271,7 +271,15 @@ impl IntoResponse for ProxyError {
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis.max(1)));
         }
         match &self {
-            Self::AboveLimit(_) => {
+            // SDKs repeat a 409 and all 5xx by themselves; nothing will have changed by then.
+            Self::AboveLimit(_)
+            | Self::Api(ApiError {
+                status:
+                    StatusCode::CONFLICT
+                    | StatusCode::NOT_IMPLEMENTED
+                    | StatusCode::INSUFFICIENT_STORAGE,
+                ..
+            }) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             Self::WaitExceeded { level: Some(level), .. } => headers::explain_level(headers, level),

@@ -207,7 +207,7 @@ async fn every_bad_line_is_named_and_nothing_is_sent() {
             json!({"custom_id": "get", "method": "GET", "url": CHAT, "body": hello()}).to_string(),
             Some(("invalid_method", "method")),
         ),
-        (with_url("/v1/embeddings"), Some(("mismatched_url", "url"))),
+        (with_url("/v1/embeddings"), Some(("url_mismatch", "url"))),
         (
             json!({"custom_id": "no body", "method": "POST", "url": CHAT}).to_string(),
             Some(("missing_required_parameter", "body")),
@@ -252,7 +252,7 @@ async fn every_bad_line_is_named_and_nothing_is_sent() {
     place.close().await;
     let few = Place::with(roomy(), "batch.max_lines = 3").await;
     let id = few.batch(&greetings(4), "24h").await;
-    assert_eq!(few.ended(&id, "failed").await["errors"]["data"][0]["code"], "too_many_lines");
+    assert_eq!(few.ended(&id, "failed").await["errors"]["data"][0]["code"], "too_many_tasks");
     let id = few.batch(&greetings(3), "24h").await;
     few.ended(&id, "completed").await;
     few.close().await;

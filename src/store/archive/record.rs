@@ -142,6 +142,9 @@ pub struct Record {
     /// Errors.
     #[serde(default)]
     pub error_file: Option<String>,
+    /// How many seconds its owner wants the two kept; `None`: as long as the gateway keeps files.
+    #[serde(default)]
+    pub output_keep: Option<u64>,
     /// Why it failed.
     #[serde(default)]
     pub problems: Vec<LineProblem>,
@@ -190,6 +193,7 @@ impl Record {
             total: 0,
             output_file: None,
             error_file: None,
+            output_keep: None,
             problems: Vec::new(),
             created,
             expires,
