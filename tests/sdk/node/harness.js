@@ -90,6 +90,8 @@ admin = "127.0.0.1:0"
 base_url = "${stack.direct}"
 [log]
 level = "debug"
+[batch]
+dir = ${JSON.stringify(join(stack.directory, "batches"))}
 [models."*"]
 output_reservation = { default = 16384 }
 limits = [${limits.map(inline).join(", ")}]

@@ -2,7 +2,7 @@
 
 A `Stack` is one of each, on free ports of the loopback address. Stopping it checks what holds
 whatever was tested: both end with exit code 0 on SIGTERM, and nothing that was planted in keys or
-prompts is in the gateway's log or on its admin port.
+prompts is in the gateway's log or on its admin port, and no key is in a file of its batches.
 """
 
 import json
@@ -118,7 +118,10 @@ class Gateway:
             "upstream": {"base_url": upstream, **config.get("upstream", {})},
             # The most talkative setting that anybody would run it with.
             "log": {"level": "debug", **config.get("log", {})},
+            # Nothing else outlives a test's gateway: it is stateless.
+            "batch": {"dir": str(directory / "batches"), **config.get("batch", {})},
         }
+        self.batches = Path(config["batch"]["dir"])
         path = directory / "tidegate.toml"
         path.write_text(toml(config))
         self.process = Process(directory, "gateway", ["serve", "--stateless", "--config", str(path)], env)
@@ -152,6 +155,11 @@ class Gateway:
             at = text.find(PLANTED)
             assert at < 0, f"a planted secret got out: {text[max(0, at - 200):at + 50]!r}"
         assert "panicked" not in log, log
+        # Files and batches hold prompts, but nobody's key, and nobody else may read them.
+        for path in (self.batches, *self.batches.rglob("*")):
+            assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
+            text = path.read_bytes() if path.is_file() else b""
+            assert f"-{PLANTED}-".encode() not in text, f"a key is in {path}"
 
 
 class Stack:
