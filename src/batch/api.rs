@@ -301,6 +301,11 @@ async fn list(
 ) -> Answer {
     let (here, caller) = enter(here, &headers)?;
     let page = asked(query)?.page(PAGE, LONGEST_PAGE)?;
+    if let Some(after) = &page.after
+        && here.archive.batch(caller.id, after).await?.is_none()
+    {
+        return Err(invalid("after", "there is no such batch (any more)"));
+    }
     let (batches, more) = here.archive.batches(caller.id, page).await?;
     let entries = batches.iter().map(|batch| (batch.id.clone(), here.object(batch)));
     json(&List::of(entries.collect(), more))

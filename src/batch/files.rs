@@ -51,7 +51,14 @@ pub(super) async fn list(
     let (here, caller) = enter(here, &headers)?;
     let asked = asked(query)?;
     let purpose = asked.purpose().transpose()?;
-    let (found, more) = here.archive.files(caller.id, purpose, asked.page(PAGE, PAGE)?).await?;
+    let page = asked.page(PAGE, PAGE)?;
+    // It may just have been deleted: an end that is none would be worse than an error.
+    if let Some(after) = &page.after
+        && here.archive.file(caller.id, after).await?.is_none()
+    {
+        return Err(invalid("after", "there is no such file (any more)"));
+    }
+    let (found, more) = here.archive.files(caller.id, purpose, page).await?;
     let entries = found.iter().map(|file| (file.id.clone(), FileObject::of(file)));
     json(&List::of(entries.collect(), more))
 }

@@ -390,6 +390,10 @@ def test_what_cannot_be_is_an_exception_of_the_sdk(client):
         with pytest.raises(openai.BadRequestError) as caught:
             client.files.create(file=("x.jsonl", b"{}"), purpose=purpose)
         assert caught.value.param == "purpose"
+    for lists in (client.batches.list, client.files.list):
+        with pytest.raises(openai.BadRequestError) as caught:
+            lists(after=file.id[::-1])
+        assert caught.value.param == "after", "rather than a list that seems to end"
     for limit in (0, 101):
         with pytest.raises(openai.BadRequestError) as caught:
             client.batches.list(limit=limit)
