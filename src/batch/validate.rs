@@ -13,6 +13,10 @@ use crate::usage::{BodyKind, Coding, Demand, Format};
 /// The longest `custom_id`: it is the caller's name for a line, not a place for data.
 const LONGEST_ID: usize = 512;
 
+/// Problems that are named: every line of the longest file that is usual, though not of one that is as
+/// long as can be configured.
+const MOST_PROBLEMS: usize = 50_000;
+
 /// What a file was found to be.
 #[derive(Debug)]
 pub(super) struct Validated {
@@ -20,7 +24,7 @@ pub(super) struct Validated {
     pub(super) total: u32,
     /// The model of the first.
     pub(super) model: Option<String>,
-    /// Everything that is wrong.
+    /// Everything that is wrong, up to [`MOST_PROBLEMS`].
     pub(super) problems: Vec<LineProblem>,
 }
 
@@ -56,6 +60,9 @@ pub(super) fn validate<R: BufRead>(
                     found.model.get_or_insert(model);
                 }
                 Err(problem) => found.problems.push(problem),
+            }
+            if found.problems.len() == MOST_PROBLEMS {
+                return Ok(found);
             }
         }
     }

@@ -10,6 +10,9 @@ use crate::identity::{Account, Owner};
 const COLUMNS: &str = "number, id, tenant, tenant_name, account, input,
     completed, failed, prompt, completion, cached, reasoning, record";
 
+/// Problems of each batch in a list: a page of batches of nothing but bad lines would take a gigabyte.
+const LISTED_PROBLEMS: usize = 100;
+
 fn batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
     let record: String = row.get(12)?;
     let record = serde_json::from_str(&record).map_err(|problem| {
@@ -37,6 +40,14 @@ fn batch(row: &Row<'_>) -> rusqlite::Result<Batch> {
         },
         record,
     })
+}
+
+/// A batch as a list shows it.
+fn listed(row: &Row<'_>) -> rusqlite::Result<Batch> {
+    let mut batch = batch(row)?;
+    batch.record.problems.truncate(LISTED_PROBLEMS);
+    batch.record.problems.shrink_to_fit();
+    Ok(batch)
 }
 
 fn text(record: &Record) -> rusqlite::Result<String> {
@@ -110,7 +121,8 @@ impl Archive {
         self.thread.call(move |connection| find(connection, tenant, &id)).await
     }
 
-    /// A page of the tenant's batches, and whether there are more.
+    /// A page of the tenant's batches, each with its first hundred problems, and whether there are
+    /// more.
     ///
     /// # Errors
     ///
@@ -127,7 +139,7 @@ impl Archive {
             let mut statement = connection.prepare_cached(&sql)?;
             let one_more = u64::from(page.limit) + 1;
             let rows = statement
-                .query_map(params![signed(tenant), page.after, signed(one_more)], batch)?;
+                .query_map(params![signed(tenant), page.after, signed(one_more)], listed)?;
             rows.collect::<rusqlite::Result<Vec<_>>>().map(|rows| cut(rows, page.limit))
         };
         self.thread.call(list).await

@@ -330,6 +330,10 @@ def test_a_batch_with_bad_lines_fails_and_names_them(stack, client):
     assert (done.output_file_id, done.error_file_id) == (None, None)
     assert counts(done)[1:] == (0, 0)
     assert stack.stats()["started"] == started, "none of its lines was sent"
+    many = ended(client, make(client, b"{\n" * 300), "failed")
+    assert [it.line for it in many.errors.data] == list(range(1, 301))
+    listed = client.batches.list(limit=1).data[0]
+    assert (listed.id, listed.errors.data) == (many.id, many.errors.data[:100]), "a page is bounded"
     empty = ended(client, make(client, b"\n"), "failed")
     assert [it.code for it in empty.errors.data] == ["empty_file"]
 
