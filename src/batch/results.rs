@@ -68,7 +68,7 @@ impl Batches {
             unsent =
                 self.write_unsent(&batch, cancelled, &Finished::new(finished), &mut errors).await?;
         }
-        let keep = batch.record.output_keep.unwrap_or(self.config().keep.as_secs());
+        let keep = batch.record.output_keep.unwrap_or_else(|| self.config().keep.as_secs());
         let mut new = Vec::new();
         for (mut file, what) in [(output, "output"), (errors, "errors")] {
             if !file.finish().await? {
