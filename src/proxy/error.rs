@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -281,6 +281,11 @@ impl IntoResponse for ProxyError {
                 ..
             }) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            // The body was not read, so the connection ends with this answer: unless it says so, its
+            // client sends the next request into the void.
+            Self::UnknownKey => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Self::WaitExceeded { level: Some(level), .. } => headers::explain_level(headers, level),
             Self::MethodNotAllowed { allow } => {

@@ -2,6 +2,7 @@
 
 import hashlib
 
+import httpx
 import openai
 import pytest
 from cerebras.cloud.sdk import AuthenticationError, Cerebras
@@ -68,9 +69,14 @@ def test_another_key_is_refused(held, key):
     with Cerebras(base_url=own.via, api_key=key, max_retries=0) as client:
         with pytest.raises(AuthenticationError):
             client.chat.completions.create(model=MODEL, messages=MESSAGES)
+    # Its body was not read. A client that took the connection for open would lose its next request.
+    body = {"model": MODEL, "messages": MESSAGES}
+    headers = {"authorization": f"Bearer {key}"}
+    refused = httpx.post(f"{own.via}/v1/chat/completions", json=body, headers=headers)
+    assert (refused.status_code, refused.headers["connection"]) == (401, "close")
     stats = own.stats()
     assert (stats["started"], stats["unmetered"]) == (0, 0), "the upstream has seen nothing"
-    assert own.gateway.metric("tidegate_requests_total", outcome="unauthorized") == 4
+    assert own.gateway.metric("tidegate_requests_total", outcome="unauthorized") == 5
 
 
 def test_without_virtual_keys_everybody_uses_the_account(held):
