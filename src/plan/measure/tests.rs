@@ -7,7 +7,7 @@ const MOST: usize = 2_000;
 
 fn profile(tokenizer: &str) -> Arc<config::Profile> {
     let text = format!(
-        "[models.\"*\"]\nlimits = [{{ unit = \"tokens\", limit = 100_000, per = \"1m\" }}]\n\
+        "[upstream]\nbase_url = \"http://127.0.0.1:9\"\n[models.\"*\"]\nlimits = [{{ unit = \"tokens\", limit = 100_000, per = \"1m\" }}]\n\
          output_reservation = {{ default = 300 }}\n\
          prompt_estimate = {{ tokenizer = \"{tokenizer}\", bytes_per_token = 2.0, per_message = 8, \
          per_request = 16, per_part = 1000 }}\n"
@@ -46,10 +46,10 @@ fn every_kind_of_line_is_known_by_itself() {
         latency: latency.map(Duration::from_millis),
     };
     let expected = [
-        // Three words and a message; 13 bytes and its role at two bytes a token, and 8 and 16.
-        of(3 + 1 + 8, 50, found.profile.examples()[0].held, None),
+        // Three words and a message.
+        of(3 + 8, 50, found.profile.examples()[0].held, None),
         // Two answers of what is reserved where nothing is asked for.
-        of(1 + 1 + 8, 600, found.profile.examples()[1].held, None),
+        of(1 + 8, 600, found.profile.examples()[1].held, None),
         // Tokens by number are what they are.
         of(4, 5, 4 + 16 + 5, None),
         of(70, 30, 900, Some(1_000)),
@@ -72,7 +72,7 @@ fn bad_lines_are_told_by_number_and_never_quoted() {
     let body = format!("{{\"model\":\"m\",\"messages\":[\"{}\"]}}", "secret ".repeat(290));
     let lines = [
         ("secret", "is not one whole JSON object (column 1)"),
-        ("[\"secret\"]", "is not an object with fields of the right type (column 0)"),
+        ("[\"secret\"]", "is not an object with fields of the right type (column 10)"),
         ("{\"messages\":[\"secret\"", "is not one whole JSON object (column 21)"),
         ("{\"secret\":1}", "is neither a request"),
         ("{\"messages\":[]}", "`model` is required"),
