@@ -26,7 +26,7 @@ async fn usage_outlives_an_end_in_order_and_a_kill() {
     let files = fs::read_dir(dir.path()).expect("a directory");
     let mut files: Vec<_> = files.map(|it| it.expect("a file").file_name()).collect();
     files.sort();
-    assert_eq!(files, ["lock", "tidegate.db"], "the log is folded in");
+    assert_eq!(files, ["batches", "lock", "tidegate.db"], "the log is folded in");
 
     let process = Process::keeping(&url, dir.path());
     process.complete(4).await;
