@@ -1,8 +1,8 @@
 //! A load generator for OpenAI-compatible chat endpoints: what `tidegate load` runs.
 //!
-//! The life of a run: a [`Workload`] says what request number N asks, [`drive`] sends requests at a
-//! [`Pace`] through a [`Backend`](drive::Backend), [`tally`] counts what is seen of each, [`report`] makes
-//! figures of the counts, for people and for programs. Two targets take turns ([`slices`]).
+//! The life of a run: a `Workload` says what request number N asks, `drive` sends requests at a
+//! `Pace` through a `Backend`, `tally` counts what is seen of each, `report` makes
+//! figures of the counts, for people and for programs. Two targets take turns (`slices`).
 //!
 //! # Invariants
 //!

@@ -2,13 +2,13 @@
 //!
 //! A [`Question`] is limits, a job and what is to be done with it; a [`Plan`] is what each limit
 //! allows by itself, what all of them allow together, and what follows: workers, pace, times, cost.
-//! The job is given, or measured from a file of requests or a log of them ([`measure`]); a
+//! The job is given, or measured from a file of requests or a log of them ([`measure()`]); a
 //! [`Rehearsal`] shows how long jobs like those would wait.
 //!
 //! # Invariants
 //!
 //! - **Exact.** Counts are integers, rates are fractions; what is shown is rounded once, at the end.
-//! - **Pure.** Nothing here knows a clock; only [`measure`] reads, and only what it is handed.
+//! - **Pure.** Nothing here knows a clock; only [`measure()`] reads, and only what it is handed.
 //! - **Bounded.** A file is read once, in memory that does not depend on its size.
 
 mod answer;
