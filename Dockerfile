@@ -9,8 +9,9 @@ FROM docker.io/library/rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
 # The dependencies first, around an empty program: this layer changes only when the lock file does.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY src/usage/tokenizer/table.rs src/usage/tokenizer/
+RUN mkdir -p src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin tidegate

@@ -7,7 +7,9 @@
 mod byte_level;
 mod file;
 mod merges;
+mod packed;
 mod pieces;
+mod table;
 
 use std::fmt;
 use std::sync::Arc;
@@ -56,8 +58,8 @@ impl Tokenizer {
 
     /// Tokens of all text in the prompt of `body`, without what a template adds around it.
     ///
-    /// Takes about 15 ns a byte with `o200k` and 100 ns with a file; the first call takes some ten
-    /// milliseconds more. `None` for a body that [`Demand::read`] refuses.
+    /// Takes about 80 ns a byte of English or code and 220 ns of ideographs; the first call takes
+    /// some ten milliseconds more. `None` for a body that [`Demand::read`] refuses.
     #[must_use]
     pub fn count_prompt(&self, kind: BodyKind, body: &[u8], max_decoded: usize) -> Option<u64> {
         let decoded = kind.decode(body, max_decoded).ok()?;
@@ -73,7 +75,7 @@ impl Tokenizer {
     #[must_use]
     pub fn count(&self, text: &str) -> u64 {
         let tokens = match self {
-            Self::O200k => bpe_openai::o200k_base().count(text),
+            Self::O200k => packed::O200K.count(text),
             Self::File(file) => file.tokenizer.count(text),
         };
         u64::try_from(tokens).unwrap_or(u64::MAX)

@@ -11,6 +11,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
+use super::packed;
+
 /// No symbol: what a symbol that was merged into its neighbour becomes, and the end of the links.
 /// No token has this number.
 pub(super) const NO_TOKEN: u32 = u32::MAX;
@@ -42,9 +44,18 @@ pub(super) struct Merges {
     /// The token of each byte.
     bytes: [Option<u32>; 256],
     unknown: Unknown,
-    pairs: HashMap<u64, Merge, BuildHasherDefault<PairHasher>>,
-    /// Pieces that are one token whatever the merges say.
-    whole: HashSet<Box<[u8]>>,
+    known: Known,
+}
+
+/// What a vocabulary knows of more than one byte.
+enum Known {
+    Read {
+        pairs: HashMap<u64, Merge, BuildHasherDefault<PairHasher>>,
+        /// Pieces that are one token whatever the merges say.
+        whole: HashSet<Box<[u8]>>,
+    },
+    /// That of the program itself.
+    Packed,
 }
 
 /// Memory for counting, used again for the next piece.
@@ -64,22 +75,33 @@ struct Symbol {
 
 impl Merges {
     pub(super) fn new(bytes: [Option<u32>; 256], unknown: Unknown) -> Self {
-        Self { bytes, unknown, pairs: HashMap::default(), whole: HashSet::new() }
+        let known = Known::Read { pairs: HashMap::default(), whole: HashSet::new() };
+        Self { bytes, unknown, known }
+    }
+
+    /// Those of a vocabulary that is part of the program, all bytes of which are tokens.
+    pub(super) fn packed() -> Self {
+        let bytes = packed::bytes().map(Some);
+        Self { bytes, unknown: Unknown::Dropped, known: Known::Packed }
     }
 
     /// Lets `left` and `right` become `token`; of two ranks for a pair the last counts.
     pub(super) fn merge(&mut self, rank: u32, left: u32, right: u32, token: u32) {
-        self.pairs.insert(pair(left, right), Merge { rank, token });
+        if let Known::Read { pairs, .. } = &mut self.known {
+            pairs.insert(pair(left, right), Merge { rank, token });
+        }
     }
 
     /// Makes `piece` one token where it stands alone.
     pub(super) fn keep_whole(&mut self, piece: Box<[u8]>) {
-        self.whole.insert(piece);
+        if let Known::Read { whole, .. } = &mut self.known {
+            whole.insert(piece);
+        }
     }
 
     /// The number of tokens in `piece`.
     pub(super) fn count(&self, piece: &[u8], scratch: &mut Scratch) -> usize {
-        if self.whole.contains(piece) {
+        if self.is_whole(piece) {
             return 1;
         }
         let Scratch { symbols, offers } = scratch;
@@ -137,7 +159,22 @@ impl Merges {
     fn merged(&self, symbols: &[Symbol], left: usize) -> Option<Merge> {
         let left = &symbols[left];
         let right = symbols.get(left.next)?;
-        self.pairs.get(&pair(left.token, right.token)).copied()
+        match &self.known {
+            Known::Read { pairs, .. } => pairs.get(&pair(left.token, right.token)).copied(),
+            Known::Packed => {
+                // Tokens have their numbers in the order of merges.
+                let token = packed::merged(left.token, right.token)?;
+                Some(Merge { rank: token, token })
+            }
+        }
+    }
+
+    /// Whether `piece` is one token whatever the merges say.
+    fn is_whole(&self, piece: &[u8]) -> bool {
+        match &self.known {
+            Known::Read { whole, .. } => whole.contains(piece),
+            Known::Packed => packed::is_token(piece),
+        }
     }
 
     fn offer(

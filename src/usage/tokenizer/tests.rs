@@ -29,6 +29,57 @@ fn every_text_of_a_prompt_is_counted_and_nothing_else() {
     assert_eq!(Tokenizer::O200k.count_prompt(kind, b"{", 1 << 20), None);
 }
 
+/// The crate that publishes the vocabulary in Rust is the reference.
+fn reference(text: &str) -> u64 {
+    u64::try_from(bpe_openai::o200k_base().count(text)).unwrap()
+}
+
+#[test]
+fn every_token_of_o200k_counts_as_the_reference_does() {
+    let vocabulary = &bpe_openai::o200k_base().bpe;
+    for token in 0..u32::try_from(vocabulary.num_tokens()).unwrap() {
+        // What is a part of a character is no text.
+        let Ok(text) = str::from_utf8(vocabulary.token_bytes(token)) else { continue };
+        assert_eq!(Tokenizer::O200k.count(text), reference(text), "{token}: {text:?}");
+        let twice = format!("{text}{text}");
+        assert_eq!(Tokenizer::O200k.count(&twice), reference(&twice), "{token}: {twice:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Words and parts of words, spaces, marks, digits, other scripts, anything.
+    #[test]
+    fn o200k_counts_as_the_reference_does(
+        parts in prop::collection::vec(
+            prop_oneof![
+                4 => "[a-zA-Z]{1,14}",
+                4 => "[ \t\r\n]{1,5}",
+                2 => "[0-9]{1,7}",
+                2 => "[!-/:-@'s]{1,6}",
+                1 => "[\u{400}-\u{4ff}\u{4e00}-\u{4fff}\u{3040}-\u{30ff}]{1,8}",
+                1 => "\\PC{0,12}",
+                1 => any::<String>(),
+            ],
+            0..24,
+        ),
+    ) {
+        let text = parts.concat();
+        prop_assert_eq!(Tokenizer::O200k.count(&text), reference(&text));
+    }
+
+    /// One long piece, in which merges race.
+    #[test]
+    fn long_pieces_of_o200k_count_as_the_reference_does(
+        letters in "[a-e]{0,400}", wide in "[\u{4e00}-\u{4e40}]{0,120}", same in "(-{0,90}){0,9}",
+    ) {
+        for text in [letters, wide, same] {
+            prop_assert_eq!(Tokenizer::O200k.count(&text), reference(&text));
+        }
+    }
+}
+
 /// Published by nobody: the bytes, fifteen merges, one added token, and the cuts of Llama 3.
 const TIDES: &str = include_str!("../../../tests/tokenizers/tides.json");
 
