@@ -11,6 +11,7 @@ mod plan;
 mod serve;
 mod simulate;
 mod tokens;
+mod top;
 
 use std::fmt::Display;
 use std::future::Future;
@@ -46,6 +47,8 @@ enum Command {
     Simulate(Box<simulate::Args>),
     /// Put an endpoint under load and report throughput, times, errors and use of its quota.
     Load(Box<load::Args>),
+    /// Watch a running gateway: quota, queue and batches, live in the terminal.
+    Top(top::Args),
     /// Ask a running gateway whether it is ready; for container health checks.
     Healthcheck(healthcheck::Args),
 }
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(*args),
         Command::Load(args) => load::run(*args),
+        Command::Top(args) => top::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
     }
 }

@@ -9,7 +9,7 @@
 //! Modules, lowest layer first; each imports only what stands before it:
 //! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`], [`store`],
 //! [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`plan`], [`load`],
-//! [`cli`].
+//! [`top`], [`cli`].
 
 pub mod admin;
 pub mod admission;
@@ -27,4 +27,5 @@ pub mod simulator;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod top;
 pub mod usage;

@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["admin"],
     &["server"],
     &["simulator"],
-    &["plan", "load"],
+    &["plan", "load", "top"],
     &["cli"],
 ];
 
