@@ -1,4 +1,4 @@
-.PHONY: run test install check mutants model bench plots clean
+.PHONY: run test install check mutants model bench plots minute clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -38,9 +38,14 @@ plots: .tools/plots/installed
 	cargo bench --locked --profile dev --bench plots -- .tools/plots/data
 	.tools/plots/bin/python docs/plots/plot.py .tools/plots/data docs/plots
 
-.tools/plots/installed: docs/plots/requirements.txt
+# The plot of README.md: a minute of real time with the real thing, with and without it.
+minute: .tools/plots/installed
+	cargo build --release --locked
+	.tools/plots/bin/python docs/plots/minute.py target/release/tidegate docs/plots/minute.png
+
+.tools/plots/installed: docs/plots/requirements.txt tests/sdk/python/requirements.txt
 	python3 -m venv .tools/plots
-	.tools/plots/bin/pip install --quiet --requirement docs/plots/requirements.txt
+	.tools/plots/bin/pip install --quiet $(patsubst %,--requirement %,$^)
 	touch $@
 
 clean:
