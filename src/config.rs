@@ -22,6 +22,7 @@ mod sizing;
 mod source;
 mod state;
 mod tokenizers;
+mod traces;
 mod value;
 
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
 pub use self::state::{Durability, NoDirectory, State};
+pub use self::traces::{Root, Sampler, Traces};
 pub use self::value::Secret;
 use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
@@ -72,6 +74,8 @@ pub struct Config {
     pub models: Models,
     /// The server through which replicas share their quota; `None` to keep it to oneself.
     pub shared: Option<Shared>,
+    /// Where spans are sent to; `None` for no traces.
+    pub traces: Option<Traces>,
 }
 
 /// The listeners and what they put up with.

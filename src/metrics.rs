@@ -13,6 +13,7 @@ mod outcome;
 mod pools;
 mod shared;
 mod store;
+mod traces;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use self::outcome::{Outcome, Rejection, RetryReason};
 use self::pools::PoolGauges;
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
+pub use self::traces::TraceMetrics;
 use crate::admission::Pools;
 use crate::limit::Blame;
 
@@ -103,6 +105,8 @@ pub struct Metrics {
     pub shared: SharedMetrics,
     /// Files and batches.
     pub batch: BatchMetrics,
+    /// Spans sent to a collector.
+    pub traces: TraceMetrics,
 }
 
 impl Metrics {
@@ -242,6 +246,7 @@ impl Metrics {
             store: Arc::new(StoreMetrics::register(&new)?),
             shared: SharedMetrics::register(&registry)?,
             batch: BatchMetrics::register(&new)?,
+            traces: TraceMetrics::register(&new)?,
             registry,
         })
     }

@@ -22,6 +22,7 @@ mod record;
 mod refusal;
 mod routes;
 mod stack;
+mod trace;
 mod turn;
 mod upstream;
 mod verdict;
@@ -50,6 +51,8 @@ use self::read::Budget;
 use self::record::Record;
 pub use self::routes::{app, only, prefixes};
 pub use self::stack::App;
+pub use self::trace::BatchLine;
+use self::trace::{Asked, Target};
 use self::upstream::{Outgoing, Upstream};
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
@@ -57,6 +60,7 @@ use crate::identity::{Access, Caller, Owner};
 use crate::metrics::{Metrics, Outcome};
 use crate::store::history::History;
 use crate::store::local::Learned;
+use crate::telemetry::traces::Traces;
 use crate::time::Epoch;
 use crate::usage::{Calibration, Summary};
 
@@ -79,6 +83,8 @@ pub struct Gateway {
     draining: CancellationToken,
     tasks: TaskTracker,
     history: Arc<History>,
+    /// Where requests that are traced are handed over, and what all of them say of the upstream.
+    traces: Option<(Arc<Traces>, Arc<Target>)>,
 }
 
 impl Gateway {
@@ -114,6 +120,7 @@ impl Gateway {
             history: Arc::new(record::history(&config, epoch)),
             counters: counted::turns(),
             draining: CancellationToken::new(),
+            traces: None,
             config,
             metrics,
         })
@@ -123,6 +130,14 @@ impl Gateway {
     #[must_use]
     pub fn shared_by(mut self, sharer: Arc<dyn Sharer>) -> Self {
         self.pools = self.pools.shared_by(sharer);
+        self
+    }
+
+    /// The same, with its requests traced.
+    #[must_use]
+    pub fn traced_by(mut self, traces: Arc<Traces>) -> Self {
+        let provider = self.config.traces.as_ref().map_or("", |traces| traces.provider.as_str());
+        self.traces = Some((traces, Arc::new(Target::new(&self.config.upstream, provider))));
         self
     }
 
@@ -259,6 +274,13 @@ async fn metered(
     if let Some(inside) = &inside {
         ask.wait_inside(inside);
     }
+    record.trace(|trace| {
+        let class = &gateway.config.classes.all()[ask.request.class].name;
+        trace.asks(Asked::new(ask.subject.pool, class, &study.demand));
+        if let Some(line) = inside.as_ref().map(Inside::line) {
+            trace.is_line(line.clone());
+        }
+    });
     record.note(|facts| {
         facts.model = Some(Arc::clone(&ask.pool.model));
         facts.estimated = ask.price.estimate.total();
@@ -302,11 +324,12 @@ async fn unmetered(
         facts.attempts = 1;
     });
     let outgoing = gateway.outgoing(head, path, Bytes::new());
-    let mut answer = gateway.upstream.send(&outgoing, false).await;
+    let mut answer = record.call(&gateway.upstream, &outgoing, false).await;
     if let Err(upstream::Failure::Stale(_)) = answer {
-        answer = gateway.upstream.send(&outgoing, true).await;
+        answer = record.call(&gateway.upstream, &outgoing, true).await;
     }
     let (mut head, body) = answer?.into_parts();
+    record.trace(|trace| trace.end_call(None));
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(ProxyError::Upgrade);
     }

@@ -28,6 +28,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{self, Gateway};
 use crate::store::local::Running;
 use crate::store::shared::Shared;
+use crate::telemetry::traces::Traces;
 use crate::time::Epoch;
 
 /// Connections that the kernel holds until they are accepted; more than the usual limit of 4,096
@@ -50,6 +51,8 @@ pub struct Server {
     shared: Option<Arc<Replicas>>,
     /// Files and batches, if they are kept.
     batches: Option<Arc<Batches>>,
+    /// What sends spans, if requests are traced.
+    traces: Option<Arc<Traces>>,
 }
 
 /// The pause after a failed accept.
@@ -106,7 +109,13 @@ impl Server {
         let shared = config.shared.clone();
         let shared = shared
             .map(|it| Arc::new(Replicas::connect(it, metrics.shared.clone(), &tasks, script)));
+        let traces = config.traces.as_ref();
+        let traces = traces.map(|it| Traces::start(it, metrics.traces.clone(), epoch, &tasks));
+        let traces = traces.transpose()?.map(Arc::new);
         let mut gateway = Gateway::new(config, metrics, epoch, tasks.clone())?;
+        if let Some(traces) = &traces {
+            gateway = gateway.traced_by(Arc::clone(traces));
+        }
         if let Some(replicas) = &shared {
             gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));
         }
@@ -118,7 +127,7 @@ impl Server {
             }
         };
         let batches = archive.map(|archive| Batches::new(Arc::clone(&gateway), archive));
-        Ok(Self { gateway, listeners, tasks, store, shared, batches })
+        Ok(Self { gateway, listeners, tasks, store, shared, batches, traces })
     }
 
     /// The address of the API.
@@ -151,7 +160,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, listeners, tasks, store, shared, batches } = self;
+        let Self { gateway, listeners, tasks, store, shared, batches, traces } = self;
         let (api, admin) = listeners.unzip();
         let server = &gateway.config().server;
         let http = Http {
@@ -194,6 +203,9 @@ impl Server {
         }
         if let Some(store) = store {
             state::stop(store).await;
+        }
+        if let Some(traces) = traces {
+            traces.close().await;
         }
         // The pools' timers end with the pools; a caller of this function may still look at them.
         tasks.close();

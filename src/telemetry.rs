@@ -1,4 +1,5 @@
-//! Logs: lines for people or for machines, to standard error, off the request path.
+//! Logs: lines for people or for machines, to standard error, off the request path. And traces, to a
+//! collector.
 //!
 //! # Invariants
 //!
@@ -7,6 +8,7 @@
 
 mod buffer;
 mod line;
+pub mod traces;
 
 use std::io;
 

@@ -212,6 +212,12 @@ impl Epoch {
     }
 }
 
+/// The wall clock, for what is told to other machines: they cannot know of an [`Epoch`].
+#[expect(clippy::disallowed_methods, reason = "others go by the wall clock")]
+pub fn wall() -> Timestamp {
+    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos))
+}
+
 /// The machine, as two processes can agree on it one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine {

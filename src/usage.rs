@@ -14,6 +14,7 @@
 
 mod calibration;
 mod demand;
+mod details;
 mod encoding;
 mod error;
 mod estimate;
@@ -36,6 +37,7 @@ mod weigh;
 
 pub use calibration::{Calibration, Lesson, Summary};
 pub use demand::{Demand, OutputLimit, PromptWeight, ServiceTier};
+pub use details::Details;
 pub use encoding::{BodyKind, Coding, Format, Unsupported};
 pub use error::BodyError;
 pub use estimate::{Estimate, EstimateRule};

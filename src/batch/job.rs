@@ -17,6 +17,7 @@ use super::validate::validate;
 use super::{Batches, MEMORY_KIB};
 use crate::admission::PoolKey;
 use crate::identity::Owner;
+use crate::proxy::BatchLine;
 use crate::store::archive::{Batch, LineProblem, Record, State, Trouble};
 use crate::time::Timestamp;
 
@@ -31,7 +32,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Job {
     number: i64,
-    id: String,
+    id: Arc<str>,
     owner: Owner,
     cancelled: CancellationToken,
     active: AtomicU32,
@@ -62,7 +63,7 @@ impl Job {
         let Batch { number, id, owner, .. } = batch;
         Self {
             number,
-            id,
+            id: id.into(),
             owner,
             cancelled: CancellationToken::new(),
             active: AtomicU32::new(0),
@@ -80,6 +81,11 @@ impl Job {
     /// The batch's id.
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// A line of it, counted from 0, as traces name it.
+    pub(super) fn line(&self, number: u32) -> BatchLine {
+        BatchLine { batch: Arc::clone(&self.id), line: number + 1 }
     }
 
     /// Whose it is.

@@ -133,7 +133,8 @@ impl Sending {
         let now = self.here.gateway.pools().epoch().now();
         let patience = self.expires.since(now);
         let class = self.here.config().class;
-        let inside = Inside::new(self.caller.clone(), class, patience, place);
+        let line = self.job.line(named.line);
+        let inside = Inside::new(self.caller.clone(), class, patience, line, place);
         let mut request = Request::post(&*self.endpoint)
             .header(HOST, HeaderValue::from_static("batch"))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

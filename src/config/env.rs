@@ -1,13 +1,15 @@
-//! The environment's say: `TIDEGATE_<SECTION>_<KEY>` for any scalar of a section, and the variables
-//! by which scripts around the Cerebras API have long set their limits.
+//! The environment's say: `TIDEGATE_<SECTION>_<KEY>` for any scalar of a section, the variables by
+//! which scripts around the Cerebras API have long set their limits, and those of OpenTelemetry.
+
+mod otel;
 
 use std::time::Duration;
 
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 8] =
-    ["server", "upstream", "admission", "retry", "log", "state", "batch", "shared"];
+const SECTIONS: [&str; 9] =
+    ["server", "upstream", "admission", "retry", "log", "state", "batch", "shared", "traces"];
 
 /// Tokens per window, by variable.
 const BUDGETS: [(&str, &str, &str); 3] = [
@@ -22,6 +24,8 @@ pub(super) fn overlay(
     environment: &[(String, String)],
     problems: &mut Vec<Problem>,
 ) {
+    // Before our own, which say it better where both are there.
+    otel::overlay(tree, environment, problems);
     for (name, value) in environment {
         if name == "CEREBRAS_API_KEY" {
             api_key(tree);

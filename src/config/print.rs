@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Config, LogFormat, OutputChoice, Profile, Shared};
+use super::{Class, Config, LogFormat, OutputChoice, Profile, Shared, Traces};
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 use crate::usage::Tokenizer;
 
@@ -23,6 +23,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         output_choices,
         models,
         shared: shared_quota,
+        traces: collector,
     } = config;
     let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
@@ -133,6 +134,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     if let Some(section) = shared_quota {
         root.insert("shared".to_owned(), shared(section));
     }
+    if let Some(section) = collector {
+        root.insert("traces".to_owned(), traces(section));
+    }
     if !keys.is_empty() {
         let keys = keys.iter().map(|key| {
             let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -173,6 +177,20 @@ fn shared(section: &Shared) -> Value {
         ("namespace", text(namespace)),
         ("float", Value::Boolean(*float)),
         ("replicas", int(replicas.get())),
+    ])
+}
+
+fn traces(section: &Traces) -> Value {
+    table([
+        ("endpoint", text(&section.endpoint)),
+        ("headers", text(&section.headers_from())),
+        ("service_name", text(&section.service_name)),
+        ("resource", text(&section.resource_text())),
+        ("provider", text(&section.provider)),
+        ("sampler", text(&section.sampler.as_str())),
+        ("sample_ratio", Value::Float(f64::from(section.sample_ratio) / 1_000_000.0)),
+        ("timeout", span(section.timeout)),
+        ("max_queued", int(section.max_queued.get())),
     ])
 }
 

@@ -17,6 +17,7 @@ use super::sizing::OutputChoice;
 use super::source::{Node, Problem, Table};
 use super::state;
 use super::tokenizers::Tokenizers;
+use super::traces::traces;
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
 use crate::identity::VirtualKey;
@@ -63,6 +64,7 @@ pub(super) fn config(
     let keys = keys(nodes, &classes, &mut output_choices, &found);
     let models = models(root.section("models"), &Tokenizers::new(directory));
     let shared = shared(root.section("shared"), environment);
+    let traces = traces(root.section("traces"), environment);
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
                        Authorization goes to the upstream";
@@ -84,6 +86,7 @@ pub(super) fn config(
         output_choices,
         models,
         shared,
+        traces,
     })
 }
 

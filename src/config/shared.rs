@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::section::Section;
-use super::value::Secret;
+use super::value::{Secret, decoded};
 
 /// Long enough for a Redis in the same region, short enough that nobody notices when it hangs.
 const TIMEOUT: Duration = Duration::from_millis(50);
@@ -227,23 +227,6 @@ fn host(text: &str, default: u16) -> Option<(String, u16)> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     let port = if port.is_empty() { Some(default) } else { port.parse().ok() }?;
     (!name.is_empty() && name.chars().all(plain)).then(|| (name.to_owned(), port))
-}
-
-/// Text with `%40` for `@` and the like.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        if *first == b'%' {
-            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = after.get(2..)?;
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

@@ -36,8 +36,21 @@ impl Secret {
         Self { text, reference: reference.to_owned() }
     }
 
-    /// Resolves a reference.
+    /// Resolves a reference to a key.
     pub(super) fn resolve(
+        reference: &str,
+        environment: &[(String, String)],
+    ) -> Result<Self, String> {
+        let secret = Self::resolve_text(reference, environment)?;
+        let text = &secret.text;
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!("{reference} holds no key: visible ASCII without spaces"));
+        }
+        Ok(secret)
+    }
+
+    /// Resolves a reference to any text.
+    pub(super) fn resolve_text(
         reference: &str,
         environment: &[(String, String)],
     ) -> Result<Self, String> {
@@ -52,11 +65,7 @@ impl Secret {
                 "a reference is expected, \"env:NAME\" or \"file:PATH\", not the secret".into()
             );
         };
-        let text = text.trim().to_owned();
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(format!("{reference} holds no key: visible ASCII without spaces"));
-        }
-        Ok(Self { text, reference: reference.to_owned() })
+        Ok(Self { text: text.trim().to_owned(), reference: reference.to_owned() })
     }
 }
 
@@ -238,7 +247,7 @@ impl FromNode for Option<http::HeaderName> {
 
 /// A decimal number, however it is written.
 #[expect(clippy::cast_precision_loss, reason = "larger integers are out of all bounds")]
-fn decimal(kind: &Kind) -> Option<f64> {
+pub(super) fn decimal(kind: &Kind) -> Option<f64> {
     match kind {
         Kind::Integer(integer) => Some(*integer as f64),
         Kind::Float(float) => Some(*float),
@@ -248,9 +257,26 @@ fn decimal(kind: &Kind) -> Option<f64> {
 }
 
 /// The value as the user wrote it, where it is a scalar.
-fn shown(kind: &Kind) -> String {
+pub(super) fn shown(kind: &Kind) -> String {
     match kind {
         Kind::String(text) | Kind::Untyped(text) => format!("{text:?}"),
         kind => kind.describe(),
     }
+}
+
+/// Text with `%40` for `@` and the like.
+pub(super) fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = after.get(2..)?;
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
 }

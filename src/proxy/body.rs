@@ -21,6 +21,7 @@ use crate::admission::Admitted;
 use crate::limit::{Cost, Spent};
 use crate::metrics::{Outcome, observe};
 use crate::proxy::record::Record;
+use crate::proxy::trace::Trace;
 use crate::usage::{Meter, Seen};
 
 /// A body of the upstream on its way to a caller, with a limit on the time between two pieces.
@@ -125,10 +126,15 @@ impl Metered {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let content_type = text(CONTENT_TYPE);
         let mut meter = Meter::new(content_type, text(CONTENT_ENCODING));
-        let mut capped = false;
-        record.note(|facts| capped = facts.output_cap.is_some());
+        let (mut capped, mut traced) = (false, false);
+        record.note(|facts| {
+            (capped, traced) = (facts.output_cap.is_some(), facts.trace.is_some());
+        });
         if capped {
             meter = meter.watch_length();
+        }
+        if traced {
+            meter = meter.watch_details();
         }
         Self {
             inner: Passed::new(inner, idle),
@@ -151,6 +157,7 @@ impl Metered {
             self.first_token = true;
             if let Some(ending) = &self.ending {
                 observe(&ending.record.metrics().first_token, self.sent_at.elapsed());
+                ending.record.trace(Trace::first_token);
             }
         }
     }
@@ -174,6 +181,10 @@ impl Metered {
             facts.cut_at_cap = capped && seen.cut;
             study = facts.study.take();
             facts.code = seen.error.as_ref().map(|error| error.code.clone());
+            if let Some(trace) = &mut facts.trace {
+                trace.tells(seen.usage, self.meter.details());
+                trace.end_call((!whole).then_some(outcome.as_str()));
+            }
         });
         if capped {
             metrics.count_capped(seen.cut);

@@ -26,6 +26,7 @@ use crate::proxy::peek::{Seen, peek};
 use crate::proxy::pump::pump;
 use crate::proxy::read::Share;
 use crate::proxy::record::Record;
+use crate::proxy::trace::Trace;
 use crate::proxy::turn::{Turn, Wait};
 use crate::proxy::upstream::{Failure, Outgoing};
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
@@ -87,10 +88,14 @@ impl Forward {
     /// the caller has to be told first that it waits.
     pub(super) async fn carry(&self, turn: &mut Turn) -> Option<Result<Response, ProxyError>> {
         loop {
+            if !turn.wait.is_over() {
+                self.record.trace(Trace::begin_wait);
+            }
             let admitted = match self.wait(&mut turn.wait).await? {
                 Ok(admitted) => admitted,
                 Err(refused) => {
                     let own = self.refuse(refused);
+                    self.record.note(|facts| facts.end_wait(false));
                     // What the upstream said is of more use than that it cannot be asked again.
                     return Some(match turn.said.take() {
                         Some((answer, code)) => self.give_up(Ok(answer), code),
@@ -149,6 +154,7 @@ impl Forward {
             if let Some(bound) = bound {
                 facts.limited_by = Some(bound.into());
             }
+            facts.end_wait(true);
         });
     }
 
@@ -171,13 +177,13 @@ impl Forward {
 
     /// Sends the request once, and a second time if the connection turns out to have been closed.
     async fn attempt(&self, mut admitted: Admitted) -> Result<Response, Miss> {
-        let upstream = &self.gateway.upstream;
+        let (record, upstream) = (&self.record, &self.gateway.upstream);
         admitted.sent();
         let sent_at = Instant::now();
-        let mut answer = upstream.send(&self.outgoing, false).await;
+        let mut answer = record.call(upstream, &self.outgoing, false).await;
         if let Err(Failure::Stale(_)) = answer {
             self.gateway.metrics.count_retry(RetryReason::StaleConnection);
-            answer = upstream.send(&self.outgoing, true).await;
+            answer = record.call(upstream, &self.outgoing, true).await;
         }
         match answer {
             Ok(answer) => {
@@ -185,7 +191,9 @@ impl Forward {
                 self.judge(answer, admitted, sent_at).await
             }
             Err(failure) => {
-                tracing::debug!(request.id = self.record.id().as_str(), ?failure, "no answer");
+                let trace_id = record.trace_id().map(tracing::field::display);
+                let id = record.id().as_str();
+                tracing::debug!(request.id = id, trace_id, ?failure, "no answer");
                 let retry = match &failure {
                     Failure::Connect(_) => Some(RetryReason::Connect),
                     Failure::Stale(_) | Failure::Broken(_) => Some(RetryReason::Broken),
@@ -206,6 +214,7 @@ impl Forward {
         let (mut head, body) = answer.into_parts();
         headers::for_caller(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.record.trace(|trace| trace.end_call(Some("upgrade")));
             return Err(Miss::without_answer(admitted, ProxyError::Upgrade, true, None));
         }
         if head.status.is_success() {
@@ -231,6 +240,7 @@ impl Forward {
         } else {
             (Bytes::new(), Body::new(body))
         };
+        self.record.trace(|trace| trace.end_call(None));
         let Verdict { charged, retry, kind, exhausted, retry_after, code } =
             judge(head.status, &head.headers, &seen);
         if let Some(kind) = kind {

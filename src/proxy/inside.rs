@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::identity::Caller;
+use crate::proxy::trace::BatchLine;
 
 /// What is known of a request of the gateway's own. Its clones are one.
 #[derive(Clone, Debug)]
@@ -21,21 +22,24 @@ struct Known {
     caller: Caller,
     class: usize,
     patience: Duration,
+    line: BatchLine,
     place: Mutex<Option<OwnedSemaphorePermit>>,
     admitted: AtomicBool,
 }
 
 impl Inside {
-    /// A request for `caller` in a class (its index), which may wait so long. The permit is given
-    /// back when it is admitted for the first time, or has ended: one more may stand in line then.
+    /// A request of a batch's line for `caller` in a class (its index), which may wait so long. The
+    /// permit is given back when it is admitted for the first time, or has ended: one more may stand in
+    /// line then.
     pub fn new(
         caller: Caller,
         class: usize,
         patience: Duration,
+        line: BatchLine,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let (place, admitted) = (Mutex::new(Some(place)), AtomicBool::new(false));
-        Self(Arc::new(Known { caller, class, patience, place, admitted }))
+        Self(Arc::new(Known { caller, class, patience, line, place, admitted }))
     }
 
     /// Whether it has been admitted: it may have been charged since.
@@ -49,6 +53,11 @@ impl Inside {
 
     pub(super) fn class(&self) -> usize {
         self.0.class
+    }
+
+    /// The line.
+    pub(super) fn line(&self) -> &BatchLine {
+        &self.0.line
     }
 
     pub(super) fn patience(&self) -> Duration {

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use axum::body::Body;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -15,7 +17,10 @@ use crate::config::Config;
 use crate::metrics::{Metrics, Outcome};
 use crate::proxy::Gateway;
 use crate::proxy::learned::Study;
+use crate::proxy::trace::Trace;
+use crate::proxy::upstream::{Failure, Outgoing, Upstream};
 use crate::store::history::{Fate, History, Keep, Sample};
+use crate::telemetry::traces::{Parent, TraceId, Traces};
 use crate::time::Epoch;
 use crate::usage::Usage;
 
@@ -28,6 +33,10 @@ pub(super) struct Record {
     arrived: Instant,
     id: RequestId,
     endpoint: &'static str,
+    /// The trace that it belongs to, if it is known.
+    trace: Option<TraceId>,
+    /// Where it is handed over when it has ended, if it is traced.
+    traces: Option<Arc<Traces>>,
     facts: Mutex<Facts>,
 }
 
@@ -62,6 +71,8 @@ pub(super) struct Facts {
     pub(super) code: Option<String>,
     /// How it ended.
     pub(super) outcome: Option<Outcome>,
+    /// What is noted of it if it is traced.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// What is known of an answer that may be replaced by another.
@@ -74,6 +85,13 @@ pub(super) struct Answered {
 }
 
 impl Facts {
+    /// Its wait for admission is over, if it did wait.
+    pub(super) fn end_wait(&mut self, admitted: bool) {
+        if let Some(trace) = &mut self.trace {
+            trace.end_wait(self.limited_by.clone(), admitted);
+        }
+    }
+
     /// What is known of the answer so far.
     pub(super) const fn answered(&self) -> Answered {
         let Self { estimated, output_cap, usage, outcome, .. } = *self;
@@ -118,17 +136,38 @@ impl Default for RequestId {
 }
 
 impl Record {
-    /// A request to `endpoint` that arrives now.
-    pub(super) fn new(gateway: &Gateway, endpoint: &'static str) -> Arc<Self> {
+    /// A request to `endpoint` that arrives now. Where the gateway traces, its headers become those of
+    /// the trace that it goes on in.
+    pub(super) fn new(
+        gateway: &Gateway,
+        endpoint: &'static str,
+        request: &mut Request<Body>,
+    ) -> Arc<Self> {
         gateway.metrics.in_flight.inc();
+        let parent = Parent::of(request.headers());
+        let mut facts = Facts::default();
+        let mut context = None;
+        if let Some((traces, target)) = &gateway.traces {
+            let begun = traces.begin(parent);
+            begun.pass_on(request.headers_mut());
+            if begun.sampled {
+                let (method, headers) = (request.method().clone(), request.headers());
+                let trace = Trace::new(begun, Arc::clone(target), method, headers);
+                facts.trace = Some(Box::new(trace));
+            }
+            context = Some((begun, traces));
+        }
+        let traced = context.as_ref().filter(|(context, _)| context.sampled);
         Arc::new(Self {
+            trace: context.as_ref().map(|(context, _)| context.trace).or(parent.map(|it| it.trace)),
+            traces: traced.map(|(_, traces)| Arc::clone(traces)),
             metrics: Arc::clone(&gateway.metrics),
             history: Arc::clone(&gateway.history),
             log: gateway.config.log.requests,
             arrived: Instant::now(),
             id: RequestId::new(),
             endpoint,
-            facts: Mutex::default(),
+            facts: Mutex::new(facts),
         })
     }
 
@@ -152,6 +191,43 @@ impl Record {
         note(&mut self.facts.lock());
     }
 
+    /// Adds to what is noted of it, if it is traced.
+    pub(super) fn trace(&self, note: impl FnOnce(&mut Trace)) {
+        if self.traces.is_some() {
+            self.note(|facts| {
+                if let Some(trace) = &mut facts.trace {
+                    note(trace);
+                }
+            });
+        }
+    }
+
+    /// It is sent to the upstream now; returns what that is told of the trace, if there is one.
+    fn begin_call(&self) -> Option<HeaderValue> {
+        let span = self.traces.as_ref()?.span();
+        self.facts.lock().trace.as_mut().map(|trace| trace.begin_call(span))
+    }
+
+    /// Sends it to the upstream, within a span of its own if it is traced.
+    pub(super) async fn call(
+        &self,
+        upstream: &Upstream,
+        outgoing: &Outgoing,
+        fresh: bool,
+    ) -> Result<Response<Incoming>, Failure> {
+        let answer = upstream.send(outgoing, fresh, self.begin_call()).await;
+        self.trace(|trace| match &answer {
+            Ok(answer) => trace.answered(answer.status()),
+            Err(failure) => trace.end_call(Some(failure.as_str())),
+        });
+        answer
+    }
+
+    /// The trace that it belongs to, if it is known.
+    pub(super) const fn trace_id(&self) -> Option<TraceId> {
+        self.trace
+    }
+
     /// Says how it ended, unless that has been said.
     pub(super) fn end(&self, outcome: Outcome) {
         self.facts.lock().outcome.get_or_insert(outcome);
@@ -160,7 +236,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let facts = self.facts.get_mut();
+        let mut facts = std::mem::take(self.facts.get_mut());
         let outcome = facts.outcome.unwrap_or(Outcome::ClientGone);
         self.metrics.in_flight.dec();
         self.metrics.count(outcome);
@@ -171,14 +247,25 @@ impl Drop for Record {
             let (tenant, model) = (facts.tenant.as_deref(), facts.model.as_deref());
             self.history.add_at(ended, tenant, model, &sample);
         }
-        if !self.log {
-            return;
+        if self.log {
+            self.log(&facts, outcome, ended);
         }
+        if let Some((traces, mut trace)) = self.traces.take().zip(facts.trace.take()) {
+            trace.end(self.id, self.endpoint, (self.arrived, ended), outcome, facts);
+            traces.end(trace);
+        }
+    }
+}
+
+impl Record {
+    /// Its one line.
+    fn log(&self, facts: &Facts, outcome: Outcome, ended: Instant) {
         let usage = facts.usage;
         tracing::info!(
             target: "tidegate::request",
             {
             request.id = self.id.as_str(),
+            trace_id = self.trace.map(tracing::field::display),
             endpoint = self.endpoint,
             outcome = outcome.as_str(),
             status = facts.status.map(|status| status.as_u16()),

@@ -38,7 +38,7 @@ impl App {
         let Self { gateway, mut routes } = self;
         // First, so that every refusal below has a name and is counted.
         let endpoint = endpoint(request.uri().path());
-        let record = Record::new(&gateway, endpoint);
+        let record = Record::new(&gateway, endpoint, &mut request);
         let mut response = if has_one_host(&request) {
             let known = Arc::clone(&record);
             let answering = async move {

@@ -73,6 +73,18 @@ pub(super) enum Failure {
     Timeout,
 }
 
+impl Failure {
+    /// Its name in traces.
+    pub(super) const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Stale(_) => "stale_connection",
+            Self::Broken(_) => "broken",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
 impl From<Failure> for ProxyError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -135,7 +147,8 @@ impl Upstream {
         self.authorization.as_ref()
     }
 
-    /// Sends a request and waits for the head of the answer; dropping the future cuts the request.
+    /// Sends a request, within a span if there is one, and waits for the head of the answer; dropping
+    /// the future cuts the request.
     ///
     /// # Errors
     ///
@@ -144,6 +157,7 @@ impl Upstream {
         &self,
         outgoing: &Outgoing,
         fresh: bool,
+        traceparent: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Failure> {
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(self.scheme.clone());
@@ -154,6 +168,9 @@ impl Upstream {
         *request.method_mut() = outgoing.method.clone();
         *request.uri_mut() = uri;
         *request.headers_mut() = outgoing.headers.clone();
+        if let Some(traceparent) = traceparent {
+            request.headers_mut().insert("traceparent", traceparent);
+        }
         let started = Instant::now();
         let client = if fresh { &self.fresh } else { &self.pooled };
         match tokio::time::timeout(self.head_timeout, client.request(request)).await {

@@ -14,6 +14,7 @@ use std::io::{self, Write};
 
 use flate2::write::{MultiGzDecoder, ZlibDecoder};
 
+use super::details::{Details, DetailsWatch};
 use super::encoding::is_json;
 use super::finish::LengthWatch;
 use super::report::{Report, StreamError, Usage};
@@ -72,6 +73,7 @@ enum Decoder {
 struct Sink {
     frames: Frames,
     length: Option<LengthWatch>,
+    details: Option<Box<DetailsWatch>>,
     /// Bytes that may still come.
     room: usize,
 }
@@ -91,7 +93,7 @@ impl Meter {
     #[must_use]
     pub fn new(content_type: Option<&str>, content_encoding: Option<&str>) -> Self {
         let decoder = Frames::named(content_type.unwrap_or(""))
-            .map(|frames| Sink { frames, length: None, room: usize::MAX })
+            .map(|frames| Sink { frames, length: None, details: None, room: usize::MAX })
             .and_then(|sink| Decoder::named(content_encoding.unwrap_or(""), sink));
         Self { decoder: decoder.unwrap_or_else(|| Decoder::Opaque(Seen::default())) }
     }
@@ -101,6 +103,15 @@ impl Meter {
     pub fn watch_length(mut self) -> Self {
         if let Some(sink) = self.decoder.sink() {
             sink.length = Some(LengthWatch::default());
+        }
+        self
+    }
+
+    /// Looks for what [`Self::details`] tells from now on. Costs a little more for each piece.
+    #[must_use]
+    pub fn watch_details(mut self) -> Self {
+        if let Some(sink) = self.decoder.sink() {
+            sink.details = Some(Box::default());
         }
         self
     }
@@ -127,6 +138,18 @@ impl Meter {
         if let Some(Sink { frames: Frames::Sse(sse), .. }) = self.decoder.sink() {
             sse.finish();
         }
+    }
+
+    /// What the answer has said of itself so far, if that is looked for.
+    #[must_use]
+    pub fn details(&self) -> Option<&Details> {
+        let sink = match &self.decoder {
+            Decoder::Identity(sink) => sink,
+            Decoder::Gzip(decoder) => decoder.get_ref(),
+            Decoder::Deflate(decoder) => decoder.get_ref(),
+            Decoder::Opaque(_) => return None,
+        };
+        sink.details.as_ref().map(|watch| watch.found())
     }
 
     /// What has been seen so far.
@@ -199,6 +222,9 @@ impl Sink {
         self.frames.feed(bytes);
         if let Some(length) = &mut self.length {
             length.feed(bytes);
+        }
+        if let Some(details) = &mut self.details {
+            details.feed(bytes);
         }
     }
 }

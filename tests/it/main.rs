@@ -13,3 +13,4 @@ mod shared;
 mod simulator;
 mod store;
 mod support;
+mod traces;

@@ -91,7 +91,14 @@ impl Gateway {
 
     /// Starts one with this configuration.
     pub(crate) fn start_text(text: &str) -> Self {
-        let environment = [("ACCOUNT_KEY".to_owned(), ACCOUNT_KEY.to_owned())];
+        Self::start_in(text, [("ACCOUNT_KEY".to_owned(), ACCOUNT_KEY.to_owned())])
+    }
+
+    /// Starts one with this configuration and environment.
+    pub(crate) fn start_in(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
         let config = Config::parse(text, environment, &Overrides::default());
         let server = Server::bind(Arc::new(config.expect("it is valid"))).expect("free ports");
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
