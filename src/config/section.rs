@@ -11,9 +11,16 @@ pub(super) struct Section<'a> {
     path: String,
     line: Option<usize>,
     table: Table,
-    /// The keys asked for, and where they stood.
-    known: Vec<(&'static str, Option<usize>)>,
+    /// The keys asked for, and where they came from: a line, or a variable.
+    known: Vec<(&'static str, Origin)>,
     problems: &'a RefCell<Vec<Problem>>,
+}
+
+/// Where a value came from.
+#[derive(Default)]
+struct Origin {
+    line: Option<usize>,
+    variable: Option<String>,
 }
 
 impl<'a> Section<'a> {
@@ -56,7 +63,7 @@ impl<'a> Section<'a> {
     /// The value of `key`, which must be there.
     pub(super) fn require<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
         if !self.table.contains_key(key) {
-            self.known.push((key, None));
+            self.known.push((key, Origin::default()));
             self.problem(key, "is missing");
             return None;
         }
@@ -75,7 +82,11 @@ impl<'a> Section<'a> {
     /// The raw value of `key`.
     pub(super) fn node(&mut self, key: &'static str) -> Option<Node> {
         let node = self.table.remove(key);
-        self.known.push((key, node.as_ref().and_then(|node| node.line)));
+        let origin = node.as_ref().map(|node| {
+            let Node { line, variable, .. } = node;
+            Origin { line: *line, variable: variable.clone() }
+        });
+        self.known.push((key, origin.unwrap_or_default()));
         node
     }
 
@@ -99,8 +110,12 @@ impl<'a> Section<'a> {
 
     /// Notes a problem with `key`.
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        let own = self.known.iter().find(|(known, _)| *known == key).and_then(|(_, line)| *line);
-        self.report(self.child(key), own.or(self.line), message.into());
+        let own = self.known.iter().find(|(known, _)| *known == key).map(|(_, origin)| origin);
+        let (path, message) = (self.child(key), message.into());
+        match own.and_then(|origin| origin.variable.as_ref()) {
+            Some(name) => self.report(format!("{name} ({path})"), None, message),
+            None => self.report(path, own.and_then(|it| it.line).or(self.line), message),
+        }
     }
 
     /// The path of `key`; the section's own for an empty one.

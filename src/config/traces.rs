@@ -344,6 +344,15 @@ mod tests {
     }
 
     #[test]
+    fn the_full_file_shows_the_defaults() {
+        let on = [("TIDEGATE_TRACES_ENDPOINT", "http://c:1")];
+        let environment = on.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let full = include_str!("../../config/full.toml");
+        let full = Config::parse(full, environment, &Overrides::default()).unwrap();
+        assert_eq!(full.traces, read("", &on).unwrap());
+    }
+
+    #[test]
     fn a_section_reads_back_as_itself_without_its_secrets() {
         let environment = [("HEADERS", "x-key=planted")];
         let lines = "endpoint = \"http://c:1\"\nheaders = \"env:HEADERS\"\nprovider = \"x\"\n\

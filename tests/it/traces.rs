@@ -192,8 +192,8 @@ async fn nothing_that_is_sent_holds_a_prompt_an_answer_or_a_key() {
     send(nowhere).await.bytes().await.expect("whole");
     gateway.close().await;
     let names: Vec<_> = collector.spans().into_iter().map(|span| span.0.name).collect();
-    // Two are refused once and tried again; the model's page has a call of its own.
-    assert_eq!(names.len(), 5 + 4 + 1, "{names:?}");
+    // Five requests; four calls for the first three, with a wait before the last; one for the page.
+    assert_eq!(names.len(), 5 + 4 + 1 + 1, "{names:?}");
     assert_eq!(collector.named("GET").len(), 2, "the page's call, and a path that is none");
     for (headers, body) in collector.messages() {
         let text = String::from_utf8_lossy(&body).into_owned() + &format!("{headers:?}");
@@ -342,7 +342,7 @@ async fn refusals_are_errors_and_callers_mistakes_are_not() {
     assert_eq!(ends, expected);
     let wait = collector.only("queue");
     assert_eq!(wait.get("tidegate.admitted"), "false");
-    assert!(wait.get("tidegate.limited_by").contains("concurrent"), "{wait:#?}");
+    assert!(wait.get("tidegate.limited_by").contains("concurrency"), "{wait:#?}");
     let calls = collector.named("chat m");
     assert_eq!(calls.len(), 2, "{calls:#?}");
     assert_eq!(calls[1].get("error.type"), "client_gone", "it was cut in mid-call");
