@@ -4,6 +4,8 @@
 //! the last of them lets go of it, the request has ended, and is counted and logged. Whoever knows
 //! how it ended says so before; if nobody does, the caller went away.
 
+mod id;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+pub(super) use self::id::RequestId;
 use crate::config::Config;
 use crate::metrics::{Metrics, Outcome};
 use crate::proxy::Gateway;
@@ -106,35 +109,6 @@ impl Facts {
     }
 }
 
-/// A random name for a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct RequestId([u8; 20]);
-
-impl RequestId {
-    /// A new one: "req_" and 64 random bits, enough to find one in a day of logs.
-    pub(super) fn new() -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut bits = fastrand::u64(..);
-        let mut text = *b"req_0000000000000000";
-        for digit in &mut text[4..] {
-            *digit = DIGITS[(bits & 0xf) as usize];
-            bits >>= 4;
-        }
-        Self(text)
-    }
-
-    /// Its text: visible ASCII.
-    pub(super) fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl Default for RequestId {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Record {
     /// A request to `endpoint` that arrives now. Where the gateway traces, its headers become those of
     /// the trace that it goes on in.
@@ -145,22 +119,22 @@ impl Record {
     ) -> Arc<Self> {
         gateway.metrics.in_flight.inc();
         let parent = Parent::of(request.headers());
-        let mut facts = Facts::default();
-        let mut context = None;
-        if let Some((traces, target)) = &gateway.traces {
-            let begun = traces.begin(parent);
-            begun.pass_on(request.headers_mut());
-            if begun.sampled {
+        let (mut facts, mut traces) = (Facts::default(), None);
+        let mut trace = parent.map(|parent| parent.trace);
+        if let Some((collected, target)) = &gateway.traces {
+            let context = collected.begin(parent);
+            context.pass_on(request.headers_mut());
+            trace = Some(context.trace);
+            if context.sampled {
+                traces = Some(Arc::clone(collected));
                 let (method, headers) = (request.method().clone(), request.headers());
-                let trace = Trace::new(begun, Arc::clone(target), method, headers);
-                facts.trace = Some(Box::new(trace));
+                let notes = Trace::new(context, Arc::clone(target), method, headers);
+                facts.trace = Some(Box::new(notes));
             }
-            context = Some((begun, traces));
         }
-        let traced = context.as_ref().filter(|(context, _)| context.sampled);
         Arc::new(Self {
-            trace: context.as_ref().map(|(context, _)| context.trace).or(parent.map(|it| it.trace)),
-            traces: traced.map(|(_, traces)| Arc::clone(traces)),
+            trace,
+            traces,
             metrics: Arc::clone(&gateway.metrics),
             history: Arc::clone(&gateway.history),
             log: gateway.config.log.requests,

@@ -3,6 +3,7 @@
 mod ends;
 mod kills;
 mod run;
+mod traced;
 mod uploads;
 
 use std::collections::BTreeMap;

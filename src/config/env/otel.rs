@@ -58,7 +58,8 @@ pub(super) fn overlay(
         problems.push(problem(name, format!("\"otlp\" or \"none\" is expected, got {value:?}")));
     }
     let disabled = find(&["OTEL_SDK_DISABLED"]).filter(|(_, it)| it.eq_ignore_ascii_case("true"));
-    if let Some((name, _)) = disabled.or(exporter.filter(|(_, it)| *it == "none")) {
+    let none = exporter.filter(|(_, it)| *it == "none");
+    if let Some((name, _)) = disabled.or(none) {
         put("endpoint", name, "");
     } else if let Some((name, value)) = find(&PROTOCOL).filter(|(_, it)| *it != "http/protobuf")
         && is_on(tree)

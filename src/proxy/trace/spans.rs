@@ -114,7 +114,7 @@ impl Trace {
         span.set("server.address", self.target.host.as_str());
         span.set("server.port", self.target.port);
         // Of a path with a caller's words in it, and of a query, nobody knows what they hold.
-        let path = operation.and(route(end.endpoint));
+        let path = operation.and_then(|_| route(end.endpoint));
         span.set_known("url.full", path.map(|path| format!("{}{path}", self.target.base)));
         span.set_known("http.response.status_code", call.status.map(|it| it.as_u16()));
         if index > 0 {

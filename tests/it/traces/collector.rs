@@ -25,7 +25,7 @@ use crate::support::{ANY, eventually};
 
 /// What the collector answers.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// It takes everything.
     Take,
     /// It takes all but so many spans.
@@ -44,7 +44,7 @@ struct Kept {
 }
 
 /// The collector; dropping it closes its port.
-pub(super) struct Collector {
+pub(crate) struct Collector {
     addr: SocketAddr,
     kept: Arc<Kept>,
     task: AbortHandle,
@@ -82,11 +82,11 @@ async fn take(
 }
 
 impl Collector {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_at(ANY).await
     }
 
-    pub(super) async fn start_at(addr: SocketAddr) -> Self {
+    pub(crate) async fn start_at(addr: SocketAddr) -> Self {
         let kept = Arc::new(Kept {
             messages: Mutex::default(),
             answer: Mutex::new(Answer::Take),
@@ -100,26 +100,26 @@ impl Collector {
         Self { addr, kept, task: serving.abort_handle() }
     }
 
-    pub(super) const fn addr(&self) -> SocketAddr {
+    pub(crate) const fn addr(&self) -> SocketAddr {
         self.addr
     }
 
     /// The configuration of a gateway that sends its spans here, with more of the section.
-    pub(super) fn config(&self, more: &str) -> String {
+    pub(crate) fn config(&self, more: &str) -> String {
         format!("[traces]\nendpoint = \"http://{}\"\n{more}\n", self.addr)
     }
 
-    pub(super) fn answer(&self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: Answer) {
         *self.kept.answer.lock() = answer;
         self.kept.go_on.notify_waiters();
     }
 
     /// Every message: its headers and its bytes.
-    pub(super) fn messages(&self) -> Vec<(HeaderMap, Bytes)> {
+    pub(crate) fn messages(&self) -> Vec<(HeaderMap, Bytes)> {
         self.kept.messages.lock().clone()
     }
 
-    pub(super) async fn wait_messages(&self, count: usize) {
+    pub(crate) async fn wait_messages(&self, count: usize) {
         let come = async || (self.messages().len() >= count).then_some(());
         eventually(&format!("{count} messages"), come).await;
     }
@@ -130,27 +130,27 @@ impl Collector {
     }
 
     /// Every span.
-    pub(super) fn spans(&self) -> Vec<Seen> {
+    pub(crate) fn spans(&self) -> Vec<Seen> {
         let all = self.decoded().into_iter().flat_map(|message| message.resource_spans);
         all.flat_map(|it| it.scope_spans).flat_map(|it| it.spans).map(Seen).collect()
     }
 
     /// The spans with this name, in the order of their beginnings.
-    pub(super) fn named(&self, name: &str) -> Vec<Seen> {
+    pub(crate) fn named(&self, name: &str) -> Vec<Seen> {
         let mut spans: Vec<_> = self.spans().into_iter().filter(|it| it.0.name == name).collect();
         spans.sort_by_key(|span| span.0.start_time_unix_nano);
         spans
     }
 
     /// The only span with this name.
-    pub(super) fn only(&self, name: &str) -> Seen {
+    pub(crate) fn only(&self, name: &str) -> Seen {
         let mut spans = self.named(name);
         assert_eq!(spans.len(), 1, "{name}: {:#?}", self.spans());
         spans.remove(0)
     }
 
     /// What every message says of the process that sent it.
-    pub(super) fn resource(&self) -> BTreeMap<String, String> {
+    pub(crate) fn resource(&self) -> BTreeMap<String, String> {
         let mut all = self.decoded().into_iter().flat_map(|message| message.resource_spans);
         let attributes = all.next().expect("a message").resource.expect("it is said").attributes;
         attributes.iter().map(|it| (it.key.clone(), shown(it))).collect()
@@ -159,37 +159,37 @@ impl Collector {
 
 /// A span as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Seen(pub(super) Span);
+pub(crate) struct Seen(pub(crate) Span);
 
 impl Seen {
     /// Its attributes as text.
-    pub(super) fn attributes(&self) -> BTreeMap<&str, String> {
+    pub(crate) fn attributes(&self) -> BTreeMap<&str, String> {
         self.0.attributes.iter().map(|it| (it.key.as_str(), shown(it))).collect()
     }
 
     /// One of them; empty if it is not there.
-    pub(super) fn get(&self, name: &str) -> String {
+    pub(crate) fn get(&self, name: &str) -> String {
         self.attributes().remove(name).unwrap_or_default()
     }
 
-    pub(super) fn trace(&self) -> String {
+    pub(crate) fn trace(&self) -> String {
         hex(&self.0.trace_id)
     }
 
-    pub(super) fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         hex(&self.0.span_id)
     }
 
-    pub(super) fn parent(&self) -> String {
+    pub(crate) fn parent(&self) -> String {
         hex(&self.0.parent_span_id)
     }
 
-    pub(super) fn millis(&self) -> u64 {
+    pub(crate) fn millis(&self) -> u64 {
         (self.0.end_time_unix_nano - self.0.start_time_unix_nano) / 1_000_000
     }
 
     /// Whether it is said to have failed.
-    pub(super) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         self.0.status.as_ref().is_some_and(|status| status.code == 2)
     }
 }
