@@ -60,7 +60,7 @@ impl Target {
         Self {
             provider: provider.to_owned(),
             base: format!("{scheme}://{authority}"),
-            host: host.to_owned(),
+            host: host.trim_matches(['[', ']']).to_owned(),
             port,
         }
     }
@@ -150,7 +150,8 @@ impl Trace {
             line: None,
             waiting: None,
             waits: Vec::new(),
-            calls: Vec::new(),
+            // One is what nearly all need.
+            calls: Vec::with_capacity(1),
             end: None,
         }
     }
@@ -230,8 +231,11 @@ impl Trace {
         endpoint: &'static str,
         (arrived, ended): (Instant, Instant),
         outcome: Outcome,
-        facts: Facts,
+        mut facts: Facts,
     ) {
+        // Nothing that somebody could make large waits to be sent.
+        facts.study = None;
+        facts.code = facts.code.as_deref().map(short);
         self.end = Some(End { id, endpoint, arrived, ended, outcome, facts });
     }
 }
@@ -242,6 +246,11 @@ fn keep<T>(list: &mut Vec<T>, one: T) {
         list.remove(1);
     }
     list.push(one);
+}
+
+/// A short word of plain letters, whatever the upstream wrote.
+fn short(code: &str) -> String {
+    code.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).take(64).collect()
 }
 
 /// Whole milliseconds.

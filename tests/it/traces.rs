@@ -91,6 +91,8 @@ async fn a_streamed_request_that_waits_is_four_spans_of_its_callers_trace() {
             && span.0.end_time_unix_nano <= request.0.end_time_unix_nano;
         assert!(within, "{span:#?} is not within {request:#?}");
     }
+    let now = tidegate::time::wall().as_nanos();
+    assert!(now.abs_diff(request.0.end_time_unix_nano) < 60_000_000_000, "others' clocks");
     assert_eq!((request.0.flags, queue.0.flags), (0x301, 0x101), "the caller is another process");
     assert!((200..=300).contains(&waited), "{waited}");
     assert!(queue.millis().abs_diff(waited) <= 20, "{} and {waited} ms", queue.millis());

@@ -69,7 +69,7 @@ impl Trace {
         }
         span.set_known("tidegate.limited_by", facts.limited_by.as_deref());
         span.set_known("tidegate.output_cap", facts.output_cap);
-        span.set_known("tidegate.code", facts.code.as_deref().map(code));
+        span.set_known("tidegate.code", facts.code.as_deref());
         if facts.attempts > 0 {
             span.set("tidegate.attempts", facts.attempts);
         }
@@ -230,9 +230,4 @@ fn is_failure(outcome: Outcome, status: Option<StatusCode>) -> bool {
         }),
         _ => true,
     }
-}
-
-/// A short word, whatever the upstream wrote.
-fn code(code: &str) -> String {
-    code.chars().filter(|c| c.is_ascii_alphanumeric() || "_-.".contains(*c)).take(64).collect()
 }

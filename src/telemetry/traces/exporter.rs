@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::sender::Sender;
+use super::sender::{Failure, Sender};
 use super::{Ended, Span};
 use crate::metrics::TraceMetrics;
 use crate::time::{Epoch, Timestamp, wall};
@@ -74,6 +74,8 @@ struct Health {
     /// The last pause; zero after a success.
     pause: Duration,
     warned: Option<Instant>,
+    /// Whether the last that was said is that something is wrong.
+    told: bool,
 }
 
 impl Exporter {
@@ -145,10 +147,7 @@ impl Exporter {
                     let rejected = rejected.min(count);
                     self.metrics.exported.inc_by(count - rejected);
                     self.metrics.failed.inc_by(rejected);
-                    if !mem::take(&mut health.pause).is_zero() {
-                        tracing::info!("the collector takes spans again");
-                        health.warned = None;
-                    }
+                    health.recover();
                     return;
                 }
                 Err(failure) => failure,
@@ -174,14 +173,42 @@ impl Exporter {
 }
 
 impl Health {
+    /// The collector takes spans.
+    fn recover(&mut self) {
+        self.pause = Duration::ZERO;
+        if mem::take(&mut self.told) {
+            tracing::info!("the collector takes spans again");
+        }
+    }
+
     /// Says what is wrong, once a minute.
-    fn warn(&mut self, failure: &super::sender::Failure, metrics: &TraceMetrics) {
+    fn warn(&mut self, failure: &Failure, metrics: &TraceMetrics) {
         let now = Instant::now();
         if self.warned.is_some_and(|last| now - last < WARN_EVERY) {
             return;
         }
-        self.warned = Some(now);
+        (self.warned, self.told) = (Some(now), true);
         let (dropped, failed) = (metrics.dropped.get(), metrics.failed.get());
         tracing::warn!(%failure, spans.dropped = dropped, spans.failed = failed, "no traces are sent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn times_are_told_by_the_wall_clock_whatever_the_epochs() {
+        for start in [0, 1_000_000_000_000, u64::MAX / 2] {
+            let epoch = Epoch::at(Timestamp::from_nanos(start));
+            let before = Instant::now();
+            tokio::time::advance(Duration::from_secs(5)).await;
+            let clock = Clock::new(epoch);
+            let now = clock.nanos(Instant::now());
+            assert_eq!(now, clock.wall.as_nanos());
+            assert_eq!(now - clock.nanos(before), 5_000_000_000);
+            let later = Instant::now() + Duration::from_millis(1);
+            assert_eq!(clock.nanos(later) - now, 1_000_000);
+        }
     }
 }
