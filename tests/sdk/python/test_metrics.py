@@ -1,13 +1,11 @@
 """`/metrics` after traffic of every kind: well formed by Prometheus' own tool, and all counted."""
 
-import os
-import subprocess
-
 import httpx
 import openai
 
 from compare import seen
 from harness import AMPLE, KEY, MODEL, PLANTED, PROMPT, Limit, fetch, wait_until
+from prometheus import promtool
 
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
@@ -17,16 +15,6 @@ FAULTS = [
     "quota:tokens-day", "status:429", "blocked", "close", "reset", "upgrade", "cut", "no-usage",
     "gzip", "tiny-frames", "error-event",
 ]  # fmt: skip
-
-
-def promtool(*args: str, text: str = "") -> str:
-    """Runs promtool, which must be satisfied, and returns what it prints."""
-    path = os.environ.get("PROMTOOL", "promtool")
-    run = subprocess.run(
-        [path, *args], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert run.returncode == 0, run.stdout
-    return run.stdout
 
 
 def test_promtool_accepts_the_metrics_before_any_traffic(start):
