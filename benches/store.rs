@@ -37,7 +37,7 @@ fn kept(history: &Arc<History>, epoch: Epoch) -> (Running, tempfile::TempDir) {
     let options = Options { sync: Durability::Normal, keep: KEEP };
     let (local, _) = Local::open(dir.path(), options).expect("it is new");
     let waker = local.waker();
-    let metrics = Metrics::new(&[]).expect("names are unique");
+    let metrics = Metrics::new(&[], &[], 1).expect("names are unique");
     let source = Box::new(Only(Arc::clone(history), epoch));
     let running = local.start(source, Arc::clone(&metrics.store)).expect("a thread");
     history.attach(waker, running.desk().clone());
@@ -73,7 +73,7 @@ fn ring(c: &mut Criterion) {
     let options = Options { sync: Durability::Normal, keep: KEEP };
     let (local, _) = Local::open(dir.path(), options).expect("it is new");
     let waker = local.waker();
-    let metrics = Metrics::new(&[]).expect("names are unique");
+    let metrics = Metrics::new(&[], &[], 1).expect("names are unique");
     let _running = local.start(Box::new(Only(history, epoch)), Arc::clone(&metrics.store));
     c.bench_function("ring while it works", |b| b.iter(|| waker.wake()));
 }

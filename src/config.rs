@@ -13,6 +13,7 @@
 mod batch;
 mod classes;
 mod env;
+mod metrics;
 mod model;
 mod print;
 mod read;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use self::batch::Batch;
 pub use self::classes::{Class, Classes};
+pub use self::metrics::Metrics;
 pub use self::model::{Models, Profile, window_name};
 pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
@@ -62,6 +64,8 @@ pub struct Config {
     pub retry: Retry,
     /// What is logged.
     pub log: Log,
+    /// What is measured.
+    pub metrics: Metrics,
     /// What outlives the process.
     pub state: State,
     /// Files and batches of requests.

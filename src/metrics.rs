@@ -13,7 +13,9 @@ mod outcome;
 mod pools;
 mod shared;
 mod store;
+mod tenants;
 mod traces;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +26,15 @@ use prometheus::{
 };
 
 pub use self::batch::BatchMetrics;
-pub use self::outcome::{Outcome, Rejection, RetryReason};
+pub use self::outcome::{Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
 use self::pools::PoolGauges;
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
+pub use self::tenants::{Share, TenantMetrics};
 pub use self::traces::TraceMetrics;
+pub use self::upstream::UpstreamMetrics;
 use crate::admission::Pools;
+use crate::identity::VirtualKey;
 use crate::limit::Blame;
 
 /// Waits, from "nobody noticed" to the longest that is allowed by default, about 2.5 steps a decade.
@@ -107,15 +112,24 @@ pub struct Metrics {
     pub batch: BatchMetrics,
     /// Spans sent to a collector.
     pub traces: TraceMetrics,
+    /// The upstream's health.
+    pub upstream: UpstreamMetrics,
+    /// Single tenants.
+    pub tenants: TenantMetrics,
 }
 
 impl Metrics {
-    /// Registers everything, for these classes of requests.
+    /// Registers everything, for these classes of requests and these keys of callers; at most so
+    /// many tenants are told apart.
     ///
     /// # Errors
     ///
     /// If two metrics share a name: a mistake in this file.
-    pub fn new(classes: &[&str]) -> prometheus::Result<Self> {
+    pub fn new(
+        classes: &[&str],
+        keys: &[VirtualKey],
+        max_tenants: usize,
+    ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let new = Registrar(&registry);
         let outcomes = new.counters(
@@ -247,6 +261,8 @@ impl Metrics {
             shared: SharedMetrics::register(&registry)?,
             batch: BatchMetrics::register(&new)?,
             traces: TraceMetrics::register(&new)?,
+            upstream: UpstreamMetrics::register(&new)?,
+            tenants: TenantMetrics::register(&new, keys, max_tenants)?,
             registry,
         })
     }
@@ -286,7 +302,7 @@ impl Metrics {
 
     /// Everything in the Prometheus text format, levels read from `pools` now.
     pub fn render(&self, pools: &Pools) -> String {
-        let families = self.pools.gather(&self.registry, pools);
+        let families = self.pools.gather(&self.registry, pools, &self.tenants);
         let mut text = Vec::new();
         // Encoding into memory fails only for families without a metric, and those are left out.
         let _ = TextEncoder::new().encode(&families, &mut text);

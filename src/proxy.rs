@@ -36,6 +36,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::Request;
 use http::uri::PathAndQuery;
+use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -53,11 +54,11 @@ pub use self::routes::{app, only, prefixes};
 pub use self::stack::App;
 pub use self::trace::BatchLine;
 use self::trace::{Asked, Target};
-use self::upstream::{Outgoing, Upstream};
+use self::upstream::{Failure, Outgoing, Upstream};
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
 use crate::identity::{Access, Caller, Owner};
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::{Metrics, Outcome, UpstreamFailure};
 use crate::store::history::History;
 use crate::store::local::Learned;
 use crate::telemetry::traces::Traces;
@@ -231,6 +232,21 @@ impl Gateway {
         self.access.again(owner)
     }
 
+    /// Notes what an attempt says of the upstream's health.
+    fn note_health(&self, answer: &Result<Response<Incoming>, Failure>) {
+        let health = &self.metrics.upstream;
+        match answer {
+            Ok(answer) if answer.status().is_success() => {
+                health.succeeded(self.pools.epoch().now());
+            }
+            Ok(answer) if answer.status().is_server_error() => {
+                health.failed(UpstreamFailure::ServerError);
+            }
+            Ok(_) => {}
+            Err(failure) => health.failed(failure.kind()),
+        }
+    }
+
     /// What a caller's request becomes on the upstream's side.
     fn outgoing(
         &self,
@@ -265,7 +281,7 @@ async fn metered(
         Some(inside) => inside.caller(),
         None => gateway.identify(&head.headers)?,
     };
-    record.note(|facts| facts.tenant = Some(Arc::clone(&caller.tenant)));
+    record.note(|facts| facts.asked_by(&caller));
     // The estimate needs the body; it is bounded before it is read.
     let server = &gateway.config.server;
     let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
@@ -320,14 +336,15 @@ async fn unmetered(
     let (head, _) = request.into_parts();
     let caller = gateway.identify(&head.headers)?;
     record.note(|facts| {
-        facts.tenant = Some(caller.tenant);
+        facts.asked_by(&caller);
         facts.attempts = 1;
     });
     let outgoing = gateway.outgoing(head, path, Bytes::new());
     let mut answer = record.call(&gateway.upstream, &outgoing, false).await;
-    if let Err(upstream::Failure::Stale(_)) = answer {
+    if let Err(Failure::Stale(_)) = answer {
         answer = record.call(&gateway.upstream, &outgoing, true).await;
     }
+    gateway.note_health(&answer);
     let (mut head, body) = answer?.into_parts();
     record.trace(|trace| trace.end_call(None));
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {

@@ -102,7 +102,9 @@ impl Server {
     ) -> io::Result<Self> {
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
-        let metrics = Arc::new(Metrics::new(&classes).map_err(io::Error::other)?);
+        let most = usize::try_from(config.metrics.max_tenants.get()).unwrap_or(usize::MAX);
+        let metrics = Metrics::new(&classes, &config.keys, most).map_err(io::Error::other)?;
+        let metrics = Arc::new(metrics);
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
         let archive = state::archive(&config)?;

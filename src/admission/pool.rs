@@ -268,6 +268,12 @@ impl Pool {
         self.state.lock().tenants(most, now)
     }
 
+    /// Tells of every tenant that waits how many of its requests do, for each class; in no order, and
+    /// under the lock, so `each` is short.
+    pub fn each_waiting(&self, each: impl FnMut(u64, usize)) {
+        self.state.lock().each_waiting(each);
+    }
+
     /// Whether a new pool in its place would decide alike.
     pub fn is_untouched(&self) -> bool {
         let now = self.epoch.now();

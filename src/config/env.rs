@@ -8,8 +8,18 @@ use std::time::Duration;
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 9] =
-    ["server", "upstream", "admission", "retry", "log", "state", "batch", "shared", "traces"];
+const SECTIONS: [&str; 10] = [
+    "server",
+    "upstream",
+    "admission",
+    "retry",
+    "log",
+    "metrics",
+    "state",
+    "batch",
+    "shared",
+    "traces",
+];
 
 /// Tokens per window, by variable.
 const BUDGETS: [(&str, &str, &str); 3] = [

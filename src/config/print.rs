@@ -17,6 +17,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         classes,
         retry,
         log,
+        metrics,
         state,
         batch,
         keys,
@@ -100,6 +101,7 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("requests", Value::Boolean(log.requests)),
             ]),
         ),
+        ("metrics", table([("max_tenants", int(metrics.max_tenants.get()))])),
         (
             "state",
             table([

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::batch::batch;
 use super::classes::{self, Classes};
+use super::metrics::metrics;
 use super::model::models;
 use super::section::Section;
 use super::shared::shared;
@@ -57,6 +58,7 @@ pub(super) fn config(
     let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
     let log = log(root.section("log"));
+    let metrics = metrics(root.section("metrics"));
     let state = state::state(root.section("state"));
     let batch = batch(root.section("batch"), &classes);
     let mut output_choices = BTreeMap::new();
@@ -80,6 +82,7 @@ pub(super) fn config(
         classes,
         retry,
         log,
+        metrics,
         state,
         batch,
         keys,

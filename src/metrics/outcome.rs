@@ -90,3 +90,55 @@ labels! {
         OutputCap = "output_cap",
     }
 }
+
+labels! {
+    /// How an attempt failed at the upstream.
+    UpstreamFailure {
+        /// No connection could be made.
+        Connect = "connect",
+        /// The connection broke before the head of the answer.
+        Broken = "broken",
+        /// The head of the answer did not come in time.
+        Timeout = "timeout",
+        /// A status of 500 or above.
+        ServerError = "server_error",
+    }
+}
+
+labels! {
+    /// How a request ended, in as many words as a bill needs.
+    Fate {
+        /// Its answer reached the caller whole.
+        Completed = "completed",
+        /// The upstream, or the gateway, failed.
+        Failed = "failed",
+        /// It was turned away.
+        Refused = "refused",
+        /// The caller went away.
+        Gone = "gone",
+    }
+}
+
+impl Outcome {
+    /// How a request with this outcome counts on a bill; not at all if it was the gateway's own.
+    pub const fn fate(self) -> Option<Fate> {
+        Some(match self {
+            Self::Completed => Fate::Completed,
+            Self::UpstreamError
+            | Self::StreamError
+            | Self::UpstreamCut
+            | Self::UpstreamUnavailable
+            | Self::UpstreamTimeout
+            | Self::Internal => Fate::Failed,
+            Self::Invalid
+            | Self::Unauthorized
+            | Self::AboveLimit
+            | Self::QueueFull
+            | Self::WaitExceeded
+            | Self::Overloaded
+            | Self::Draining => Fate::Refused,
+            Self::ClientGone => Fate::Gone,
+            Self::Local => return None,
+        })
+    }
+}

@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
 
+use super::TenantMetrics;
 use crate::admission::pool::Snapshot;
 use crate::admission::{Bound, Pools};
 use crate::limit::Mode;
@@ -28,6 +29,7 @@ pub(super) struct PoolGauges {
     foreign: IntGaugeVec,
     doubted: IntGaugeVec,
     exhausted: GaugeVec,
+    window: GaugeVec,
     /// By class, in order of the index.
     class_depth: Vec<IntGauge>,
     total_depth: IntGauge,
@@ -58,14 +60,10 @@ impl PoolGauges {
             "How long the request that has waited longest has waited.",
         )?;
         registry.register(Box::new(oldest.clone()))?;
-        let exhausted = GaugeVec::new(
-            Opts::new(
-                "tidegate_exhausted_in_seconds",
-                "When nothing will be left if it is used on as of late; +Inf if that is not in sight.",
-            ),
-            &CONSTRAINT,
-        )?;
-        registry.register(Box::new(exhausted.clone()))?;
+        let seconds = |name: &str, help: &str| {
+            let gauges = GaugeVec::new(Opts::new(name, help), &CONSTRAINT)?;
+            registry.register(Box::new(gauges.clone())).map(|()| gauges)
+        };
         Ok(Self {
             depth: family("tidegate_pool_queue_depth", "Requests waiting in the pool.", &POOL)?,
             bytes: family(
@@ -104,7 +102,11 @@ impl PoolGauges {
                 "1 where the upstream has contradicted the configured mode and sliding is used instead.",
                 &CONSTRAINT,
             )?,
-            exhausted,
+            exhausted: seconds(
+                "tidegate_exhausted_in_seconds",
+                "When nothing will be left if it is used on as of late; +Inf if that is not in sight.",
+            )?,
+            window: seconds("tidegate_window_seconds", "How long the window of a limit is.")?,
             binding: family(
                 "tidegate_binding",
                 "1 where the first request in line waits for this constraint.",
@@ -126,13 +128,20 @@ impl PoolGauges {
     }
 
     /// Fills the gauges from the pools as they are now, and gathers the whole registry.
-    pub(super) fn gather(&self, registry: &Registry, pools: &Pools) -> Vec<MetricFamily> {
+    pub(super) fn gather(
+        &self,
+        registry: &Registry,
+        pools: &Pools,
+        tenants: &TenantMetrics,
+    ) -> Vec<MetricFamily> {
         let _one_at_a_time = self.scrape.lock();
+        tenants.look(pools);
         let families =
             [&self.depth, &self.bytes, &self.in_flight, &self.limit, &self.level, &self.held];
         let more = [&self.binding, &self.drift, &self.foreign, &self.doubted];
         families.into_iter().chain(more).for_each(IntGaugeVec::reset);
         self.exhausted.reset();
+        self.window.reset();
         let mut all: Vec<_> = pools
             .all()
             .into_iter()
@@ -162,6 +171,7 @@ impl PoolGauges {
                 let labels =
                     [id.as_str(), &named.profile, level.quota.unit().as_str(), level.quota.name()];
                 self.limit.with_label_values(&labels).set(signed(level.quota.limit()));
+                self.window.with_label_values(&labels).set(level.quota.window().as_secs_f64());
                 self.level.with_label_values(&labels).set(level.available);
                 self.held.with_label_values(&labels).set(signed(level.held));
                 self.drift.with_label_values(&labels).set(level.drift);

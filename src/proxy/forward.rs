@@ -185,6 +185,7 @@ impl Forward {
             self.gateway.metrics.count_retry(RetryReason::StaleConnection);
             answer = record.call(upstream, &self.outgoing, true).await;
         }
+        self.gateway.note_health(&answer);
         match answer {
             Ok(answer) => {
                 observe(&self.gateway.metrics.upstream_head, sent_at.elapsed());

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 
 pub(super) use self::id::RequestId;
 use crate::config::Config;
-use crate::metrics::{Metrics, Outcome};
+use crate::identity::Caller;
+use crate::metrics::{Metrics, Outcome, Share};
 use crate::proxy::Gateway;
 use crate::proxy::learned::Study;
 use crate::proxy::trace::Trace;
 use crate::proxy::upstream::{Failure, Outgoing, Upstream};
-use crate::store::history::{Fate, History, Keep, Sample};
+use crate::store::history::{History, Keep, Sample};
 use crate::telemetry::traces::{Parent, TraceId, Traces};
 use crate::time::Epoch;
 use crate::usage::Usage;
@@ -48,6 +49,8 @@ pub(super) struct Record {
 pub(super) struct Facts {
     /// Who asked.
     pub(super) tenant: Option<Arc<str>>,
+    /// The same, as the queue knows them.
+    pub(super) tenant_id: u64,
     /// The model asked for.
     pub(super) model: Option<Arc<str>>,
     /// Status of the answer.
@@ -99,6 +102,11 @@ impl Facts {
     pub(super) const fn answered(&self) -> Answered {
         let Self { estimated, output_cap, usage, outcome, .. } = *self;
         Answered { estimated, output_cap, usage, outcome }
+    }
+
+    /// It is this caller who asks.
+    pub(super) fn asked_by(&mut self, caller: &Caller) {
+        (self.tenant, self.tenant_id) = (Some(Arc::clone(&caller.tenant)), caller.id);
     }
 
     /// Goes back to an answer before the last.
@@ -215,10 +223,13 @@ impl Drop for Record {
         self.metrics.in_flight.dec();
         self.metrics.count(outcome);
         let ended = Instant::now();
-        if let Some(fate) = fate(outcome) {
+        if let Some(fate) = outcome.fate() {
             let Usage { prompt, completion, cached, .. } = facts.usage.unwrap_or_default();
-            let sample = Sample { fate, prompt, completion, cached, waited: facts.waited };
+            let waited = facts.waited;
             let (tenant, model) = (facts.tenant.as_deref(), facts.model.as_deref());
+            let share = Share { fate, prompt, completion, cached, waited };
+            self.metrics.tenants.count(tenant.map(|name| (facts.tenant_id, name)), &share);
+            let sample = Sample { fate, prompt, completion, cached, waited };
             self.history.add_at(ended, tenant, model, &sample);
         }
         if self.log {
@@ -257,28 +268,6 @@ impl Record {
             "request"
         );
     }
-}
-
-/// How a request with this outcome counts in the history; not at all if it was the gateway's own.
-const fn fate(outcome: Outcome) -> Option<Fate> {
-    Some(match outcome {
-        Outcome::Completed => Fate::Completed,
-        Outcome::UpstreamError
-        | Outcome::StreamError
-        | Outcome::UpstreamCut
-        | Outcome::UpstreamUnavailable
-        | Outcome::UpstreamTimeout
-        | Outcome::Internal => Fate::Failed,
-        Outcome::Invalid
-        | Outcome::Unauthorized
-        | Outcome::AboveLimit
-        | Outcome::QueueFull
-        | Outcome::WaitExceeded
-        | Outcome::Overloaded
-        | Outcome::Draining => Fate::Refused,
-        Outcome::ClientGone => Fate::Gone,
-        Outcome::Local => return None,
-    })
 }
 
 /// The history of this gateway's callers: those with keys are always told apart.

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use self::connect::{Timed, Trace};
 use crate::config;
+use crate::metrics::UpstreamFailure;
 use crate::proxy::error::ProxyError;
 
 type Connector = Timed<HttpsConnector<HttpConnector>>;
@@ -81,6 +82,15 @@ impl Failure {
             Self::Stale(_) => "stale_connection",
             Self::Broken(_) => "broken",
             Self::Timeout => "timeout",
+        }
+    }
+
+    /// How it counts.
+    pub(super) const fn kind(&self) -> UpstreamFailure {
+        match self {
+            Self::Connect(_) => UpstreamFailure::Connect,
+            Self::Stale(_) | Self::Broken(_) => UpstreamFailure::Broken,
+            Self::Timeout => UpstreamFailure::Timeout,
         }
     }
 }

@@ -303,6 +303,13 @@ impl State {
         all.into_iter().map(view).collect()
     }
 
+    /// Tells how many requests of each tenant wait, for each class.
+    pub(super) fn each_waiting(&self, mut each: impl FnMut(u64, usize)) {
+        for class in 0..self.scheduler.loads().len() {
+            self.scheduler.tenants(class).for_each(|(tenant, load)| each(tenant, load.queued));
+        }
+    }
+
     pub(super) fn is_untouched(&mut self, now: Timestamp) -> bool {
         self.scheduler.is_empty() && self.in_flight == 0 && self.ledger.is_untouched(now)
     }

@@ -2,18 +2,7 @@
 
 use std::time::Duration;
 
-/// How a request ended, in as many words as a bill needs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fate {
-    /// Its answer reached the caller whole.
-    Completed,
-    /// The upstream, or the gateway, failed.
-    Failed,
-    /// It was turned away.
-    Refused,
-    /// The caller went away.
-    Gone,
-}
+pub use crate::metrics::Fate;
 
 /// One request that has ended.
 #[derive(Clone, Copy, Debug)]

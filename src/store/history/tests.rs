@@ -74,7 +74,7 @@ fn kept(history: &Arc<History>, dir: &TempDir) -> Running {
     let options = Options { sync: Durability::Normal, keep: history.keep.unwrap_or(KEEP) };
     let (local, _) = Local::open(dir.path(), options).unwrap();
     let waker = local.waker();
-    let metrics = Arc::clone(&Metrics::new(&[]).unwrap().store);
+    let metrics = Arc::clone(&Metrics::new(&[], &[], 1).unwrap().store);
     let running = local.start(Box::new(Only(Arc::clone(history))), metrics).unwrap();
     history.attach(waker, running.desk().clone());
     running

@@ -58,7 +58,7 @@ impl Rig {
     fn start_in(dir: TempDir) -> Self {
         let (local, _) = Local::open(dir.path(), OPTIONS).unwrap();
         let (pool, waker) = (Arc::<Mutex<Pool>>::default(), local.waker());
-        let metrics = Arc::clone(&Metrics::new(&[]).unwrap().store);
+        let metrics = Arc::clone(&Metrics::new(&[], &[], 1).unwrap().store);
         let source = Box::new(Scripted(Arc::clone(&pool)));
         let running = local.start(source, Arc::clone(&metrics)).unwrap();
         Self { dir, pool, waker, metrics, running }

@@ -1,0 +1,51 @@
+//! What is to be known of the upstream's health.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::Registrar;
+use super::outcome::UpstreamFailure;
+use crate::time::Timestamp;
+
+/// The metrics of the upstream's health. Attempts count, not requests: what is tried again counts
+/// each time.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    failures: [IntCounter; UpstreamFailure::ALL.len()],
+    consecutive: IntGauge,
+    last_success: IntGauge,
+}
+
+impl UpstreamMetrics {
+    pub(super) fn register(new: &Registrar<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            failures: new.counters(
+                "tidegate_upstream_failures_total",
+                "Attempts that the upstream failed, by how: those tried again included.",
+                "kind",
+                UpstreamFailure::ALL.map(UpstreamFailure::as_str),
+            )?,
+            consecutive: new.gauge(
+                "tidegate_upstream_consecutive_failures",
+                "Attempts that the upstream has failed since its last success.",
+            )?,
+            last_success: new.gauge(
+                "tidegate_upstream_last_success_timestamp_seconds",
+                "When the upstream last answered well, in seconds since the Unix epoch; 0 if it never did.",
+            )?,
+        })
+    }
+
+    /// The upstream has answered well.
+    pub fn succeeded(&self, now: Timestamp) {
+        self.consecutive.set(0);
+        let seconds = now.as_nanos() / 1_000_000_000;
+        self.last_success.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// The upstream has failed an attempt. An answer that blames the request, or that names a quota,
+    /// is neither: somebody is there who says no.
+    pub fn failed(&self, how: UpstreamFailure) {
+        self.failures[how as usize].inc();
+        self.consecutive.inc();
+    }
+}
