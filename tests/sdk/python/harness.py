@@ -118,13 +118,14 @@ class Gateway:
             "upstream": {"base_url": upstream, **config.get("upstream", {})},
             # The most talkative setting that anybody would run it with.
             "log": {"level": "debug", **config.get("log", {})},
-            # Nothing else outlives a test's gateway: it is stateless.
+            # Nothing else outlives a test's gateway, unless it is given a state.
             "batch": {"dir": str(directory / "batches"), **config.get("batch", {})},
         }
         self.batches = Path(config["batch"]["dir"])
         path = directory / "tidegate.toml"
         path.write_text(toml(config))
-        self.process = Process(directory, "gateway", ["serve", "--stateless", "--config", str(path)], env)
+        state = [] if "state" in config else ["--stateless"]
+        self.process = Process(directory, "gateway", ["serve", *state, "--config", str(path)], env)
         found = re.search(r"(http://\S+)/v1 -> .* (http://[^)\s]+)\)", self.process.ready)
         self.url, self.admin = found[1], found[2]
 
@@ -209,8 +210,11 @@ class Stack:
 
     def script(self, *faults: str) -> None:
         """The next requests meet these faults, one each."""
-        body = json.dumps({"script": faults}).encode()
-        fetch(self.direct + "/_sim/faults", body)
+        self.control("faults", script=faults)
+
+    def control(self, what: str, **body) -> None:
+        """Tells the simulator."""
+        fetch(f"{self.direct}/_sim/{what}", json.dumps(body).encode())
 
     def stop(self) -> None:
         try:
