@@ -1,9 +1,19 @@
-//! The admin port: what the gateway knows of itself, read-only.
+//! The admin port: what the gateway knows of itself, read-only, as pages for machines and one for
+//! people.
+//!
+//! # Invariants
+//!
+//! - Nothing here changes anything, and nothing here is a key, a prompt or an answer.
+//! - What is watched is worked out once for all who watch, and not at all while nobody does; only the
+//!   last hour is sampled always.
 
+mod events;
+mod history;
+mod page;
+mod status;
 mod usage;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -11,28 +21,68 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::admission::pool::Snapshot;
-use crate::admission::pools::Named;
-use crate::admission::{PoolKey, Queue};
-use crate::batch::{BatchStatus, Batches};
-use crate::config::Config;
+use self::events::Feed;
+use self::history::LastHour;
+pub use self::status::Status;
+use crate::batch::Batches;
 use crate::proxy::Gateway;
 
-/// Tenants shown of each pool: those that have most waiting.
-const MOST_TENANTS: usize = 20;
+/// The admin port's pages. What runs beside them runs on `tasks`, until `closed`.
+pub fn app(
+    gateway: Arc<Gateway>,
+    batches: Option<Arc<Batches>>,
+    closed: CancellationToken,
+    tasks: &TaskTracker,
+) -> Router {
+    let watched = Watched { gateway: Arc::clone(&gateway), batches };
+    let told = watched.clone();
+    let compute = move || {
+        let told = told.clone();
+        async move { serde_json::to_string(&told.status().await).unwrap_or_default() }
+    };
+    let feed = Feed::start(compute, closed.clone(), tasks);
+    let hour = LastHour::start(gateway, closed, tasks);
+    pages(watched, feed, hour)
+}
 
-/// The admin port's pages.
-pub fn app(gateway: Arc<Gateway>, batches: Option<Arc<Batches>>) -> Router {
+/// What the pages of an admin port are made of.
+#[derive(Clone)]
+struct Watched {
+    gateway: Arc<Gateway>,
+    batches: Option<Arc<Batches>>,
+}
+
+fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
+    let gateway = Arc::clone(&watched.gateway);
+    let told = move || async move { fresh(Json(watched.status().await)) };
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .route("/status", get(move |gateway| status(gateway, batches)))
+        .route("/status", get(told))
+        .route("/events", get(move || async move { feed.listen() }))
+        .route("/history", get(move |part: history::Wanted| async move { fresh(hour.tell(part)) }))
         .route("/config", get(config))
         .route("/usage", get(usage::usage))
         .with_state(gateway)
+        .merge(page::routes())
+        .layer(axum::middleware::map_response(harmless))
+}
+
+/// No answer is to be taken for something else than it says it is: names in it are chosen by callers.
+async fn harmless(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+}
+
+/// An answer that is worth nothing a moment later.
+fn fresh(answer: impl IntoResponse) -> Response {
+    let no_store = HeaderValue::from_static("no-store");
+    ([(header::CACHE_CONTROL, no_store)], answer).into_response()
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -57,196 +107,19 @@ async fn config(State(gateway): State<Arc<Gateway>>) -> String {
     gateway.config().to_toml()
 }
 
-async fn status(
-    State(gateway): State<Arc<Gateway>>,
-    batches: Option<Arc<Batches>>,
-) -> Json<Status> {
-    let mut status = Status::of(&gateway);
-    if let Some(batches) = batches {
-        match batches.status().await {
-            Ok(batches) => status.batches = batches,
-            Err(problem) => tracing::warn!(%problem, "the status lacks the batches"),
+impl Watched {
+    /// The status now, with the batches if they can be read.
+    async fn status(&self) -> Status {
+        let mut status = Status::of(&self.gateway);
+        if let Some(batches) = &self.batches {
+            match batches.status().await {
+                Ok(batches) => status.batches = batches,
+                Err(problem) => tracing::warn!(%problem, "the status lacks the batches"),
+            }
         }
-    }
-    Json(status)
-}
-
-/// Everything `/status` shows.
-#[derive(Debug, Serialize)]
-pub struct Status {
-    version: &'static str,
-    draining: bool,
-    in_flight: i64,
-    connections: i64,
-    body_bytes: i64,
-    pools: Vec<PoolStatus>,
-    batches: Vec<BatchStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct PoolStatus {
-    pool: String,
-    model: Arc<str>,
-    profile: String,
-    queued: usize,
-    queued_bytes: u64,
-    oldest_wait_seconds: f64,
-    in_flight: u32,
-    limited_by: Option<String>,
-    stalled: bool,
-    classes: Vec<QueueStatus>,
-    tenants: Vec<QueueStatus>,
-    constraints: Vec<ConstraintStatus>,
-    calibration: Vec<CalibrationStatus>,
-}
-
-/// What has been learned of one caller's requests.
-#[derive(Debug, Serialize)]
-struct CalibrationStatus {
-    tenant: String,
-    answers: u64,
-    counted: u64,
-    output_median: Option<u64>,
-    output_p99: Option<u64>,
-}
-
-#[derive(Debug, Serialize)]
-struct QueueStatus {
-    class: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tenant: Option<String>,
-    queued: usize,
-    queued_bytes: u64,
-    oldest_wait_seconds: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forecast_seconds: Option<f64>,
-}
-
-#[derive(Debug, Serialize)]
-struct ConstraintStatus {
-    unit: &'static str,
-    window: String,
-    window_seconds: f64,
-    mode: &'static str,
-    limit: u64,
-    available: i64,
-    held: u64,
-    resets_in_seconds: f64,
-    configured_mode: &'static str,
-    drift: i64,
-    foreign: u64,
-    exhausted_at: Option<String>,
-}
-
-impl Status {
-    /// The status now, without the batches.
-    pub fn of(gateway: &Gateway) -> Self {
-        let mut pools: Vec<_> =
-            gateway.pools().all().iter().map(|(key, named)| pool(gateway, *key, named)).collect();
-        pools.sort_by(|a, b| (&a.model, &a.pool).cmp(&(&b.model, &b.pool)));
-        let metrics = gateway.metrics();
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            draining: gateway.is_draining(),
-            in_flight: metrics.in_flight.get(),
-            connections: metrics.connections.get(),
-            body_bytes: metrics.body_bytes.get(),
-            pools,
-            batches: Vec::new(),
-        }
+        status
     }
 }
 
-fn pool(gateway: &Gateway, key: PoolKey, named: &Named) -> PoolStatus {
-    let snapshot = named.pool.snapshot();
-    let (classes, tenants) = queues(gateway.config(), named, &snapshot);
-    let now = named.pool.now();
-    let mut constraints = Vec::new();
-    named.pool.levels(|level| {
-        constraints.push(ConstraintStatus {
-            unit: level.quota.unit().as_str(),
-            window: level.quota.name().to_owned(),
-            window_seconds: level.quota.window().as_secs_f64(),
-            mode: level.mode.as_str(),
-            configured_mode: level.quota.mode().as_str(),
-            drift: level.drift,
-            foreign: level.foreign,
-            exhausted_at: level
-                .exhausted_at
-                .map(|at| String::from_utf8_lossy(&at.rfc3339()).into_owned()),
-            limit: level.quota.limit(),
-            available: level.available,
-            held: level.held,
-            resets_in_seconds: level.resets_at.since(now).as_secs_f64(),
-        });
-    });
-    let limited_by = snapshot.bound.map(|bound| named.pool.name_of(bound));
-    PoolStatus {
-        pool: key.to_string(),
-        model: Arc::clone(&named.model),
-        profile: named.profile.to_string(),
-        queued: snapshot.queued,
-        queued_bytes: snapshot.queued_bytes,
-        oldest_wait_seconds: rounded(snapshot.oldest_wait),
-        in_flight: snapshot.in_flight,
-        limited_by,
-        stalled: snapshot.stalled,
-        classes,
-        tenants,
-        constraints,
-        calibration: calibration(gateway, key),
-    }
-}
-
-/// What waits in a pool by class, and the tenants that have most waiting.
-fn queues(
-    config: &Config,
-    named: &Named,
-    snapshot: &Snapshot,
-) -> (Vec<QueueStatus>, Vec<QueueStatus>) {
-    let name = |index: usize| {
-        config.classes.all().get(index).map_or_else(String::new, |class| class.name.to_string())
-    };
-    let line = |class, tenant, queue: &Queue| QueueStatus {
-        class: name(class),
-        tenant,
-        queued: queue.queued,
-        queued_bytes: queue.bytes,
-        oldest_wait_seconds: rounded(queue.oldest_wait),
-        forecast_seconds: None,
-    };
-    let classes = snapshot.classes.iter().enumerate();
-    let classes = classes.zip(&snapshot.forecasts).map(|((class, queue), forecast)| QueueStatus {
-        forecast_seconds: Some(rounded(*forecast)),
-        ..line(class, None, queue)
-    });
-    let classes = classes.collect();
-    let tenants = named.pool.tenants(MOST_TENANTS);
-    let tenants =
-        tenants.iter().map(|it| line(it.class, Some(tenant(config, it.tenant)), &it.queue));
-    (classes, tenants.collect())
-}
-
-/// A tenant by the name of its key, or by the digits that stand for it in the log.
-fn tenant(config: &Config, id: u64) -> String {
-    let key = config.keys.iter().find(|key| key.tenant() == id);
-    key.map_or_else(|| format!("{:08x}", id >> 32), |key| key.name.to_string())
-}
-
-/// What has been learned of the pool's callers; at most twenty are shown.
-fn calibration(gateway: &Gateway, key: PoolKey) -> Vec<CalibrationStatus> {
-    let learned = gateway.learned(key, 20).into_iter();
-    let shown = learned.map(|(tenant, summary)| CalibrationStatus {
-        tenant: tenant.to_string(),
-        answers: summary.answers,
-        counted: summary.counted,
-        output_median: summary.output_median,
-        output_p99: summary.output_p99,
-    });
-    shown.collect()
-}
-
-/// Seconds with three decimals: more is noise.
-fn rounded(span: Duration) -> f64 {
-    (span.as_secs_f64() * 1_000.0).round() / 1_000.0
-}
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ mod keeper;
 pub mod kept;
 pub mod pool;
 pub mod pools;
+pub mod recent;
 pub mod scheduler;
 mod sharer;
 
@@ -27,5 +28,6 @@ pub use self::pool::{
     Request, TenantLimits, TenantQueue, Waiting, Written,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
+pub use self::recent::Recent;
 pub use self::scheduler::ClassRule;
 pub use self::sharer::Sharer;

@@ -11,6 +11,7 @@
 mod batch;
 mod outcome;
 mod pools;
+mod refusals;
 mod shared;
 mod store;
 mod tenants;
@@ -28,6 +29,7 @@ use prometheus::{
 pub use self::batch::BatchMetrics;
 pub use self::outcome::{Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
 use self::pools::PoolGauges;
+pub use self::refusals::{Refusal, Refusals};
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
 pub use self::tenants::{Share, TenantMetrics};
@@ -116,6 +118,8 @@ pub struct Metrics {
     pub upstream: UpstreamMetrics,
     /// Single tenants.
     pub tenants: TenantMetrics,
+    /// The last requests that were turned away.
+    pub refusals: Refusals,
 }
 
 impl Metrics {
@@ -263,6 +267,7 @@ impl Metrics {
             traces: TraceMetrics::register(&new)?,
             upstream: UpstreamMetrics::register(&new)?,
             tenants: TenantMetrics::register(&new, keys, max_tenants)?,
+            refusals: Refusals::default(),
             registry,
         })
     }

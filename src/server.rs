@@ -188,8 +188,9 @@ impl Server {
         let closed = CancellationToken::new();
         let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
         let operators = Connections::new(ADMIN_CONNECTIONS, None);
-        let page = admin::app(Arc::clone(&gateway), batches.clone());
         if let Some(admin) = admin {
+            let (gateway, batches) = (Arc::clone(&gateway), batches.clone());
+            let page = admin::app(gateway, batches, closed.clone(), &operators.tasks);
             operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
         }
 

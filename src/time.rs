@@ -198,6 +198,11 @@ impl Epoch {
         Timestamp(self.wall.saturating_add(nanos(self.start.elapsed())))
     }
 
+    /// How long ago this process began with it.
+    pub fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// The instant at which tokio's clock shows `instant`; the start for what came before it.
     pub fn timestamp(&self, instant: Instant) -> Timestamp {
         let passed = instant.saturating_duration_since(self.start);

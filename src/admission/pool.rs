@@ -31,6 +31,7 @@ pub use self::terms::{
 };
 pub use self::waiting::{Asked, Repricer, Waiting};
 use crate::admission::keeper::Keeper;
+use crate::admission::recent::Recent;
 use crate::admission::scheduler::Place;
 use crate::limit::{Call, Constraint, Ledger, Level, Replica, Sharing, Twin};
 use crate::time::{Epoch, Timestamp};
@@ -44,6 +45,7 @@ pub struct Pool {
     work: Arc<Notify>,
     keeper: Option<Arc<dyn Keeper>>,
     state: Mutex<State>,
+    recent: Recent,
 }
 
 impl Pool {
@@ -89,7 +91,9 @@ impl Pool {
     ) -> Arc<Self> {
         let (wake, work) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let state = Mutex::new(State::new(config, book, twin, epoch.now()));
-        let pool = Arc::new(Self { epoch, wake: Arc::clone(&wake), work, keeper, state });
+        let pool =
+            Self { epoch, wake: Arc::clone(&wake), work, keeper, state, recent: Recent::default() };
+        let pool = Arc::new(pool);
         tasks.spawn(keep_time(Arc::downgrade(&pool), wake));
         pool
     }
@@ -224,6 +228,16 @@ impl Pool {
         let mut state = self.state.lock();
         state.catch_up(now);
         state.ledger.levels(now).for_each(visit);
+    }
+
+    /// What happened in it lately, as those told who use it.
+    pub const fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// How many requests wait.
+    pub fn queued(&self) -> usize {
+        self.state.lock().queued()
     }
 
     /// How long the head of an answer is likely to take; zero while nothing is known.

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::admission::Admitted;
+use crate::admission::recent::Failure;
 use crate::limit::{Cost, Spent};
 use crate::metrics::{Outcome, observe};
 use crate::proxy::record::Record;
@@ -172,6 +173,15 @@ impl Metered {
             Some(_) => Outcome::StreamError,
             None => Outcome::Completed,
         });
+        let failure = match outcome {
+            Outcome::StreamError => Some(Failure::Stream),
+            Outcome::UpstreamCut => Some(Failure::Broken),
+            Outcome::UpstreamTimeout => Some(Failure::Timeout),
+            _ => None,
+        };
+        if let Some(failure) = failure {
+            admitted.pool().recent().failed(failure, admitted.pool().now());
+        }
         let held = admitted.cost().tokens;
         let whole = outcome == Outcome::Completed;
         let (mut study, mut capped) = (None, false);

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
+use crate::admission::recent::{self, TurnedAway};
 use crate::admission::{Admitted, Bound, Refused, Rejection};
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
@@ -29,7 +30,7 @@ use crate::proxy::record::Record;
 use crate::proxy::trace::Trace;
 use crate::proxy::turn::{Turn, Wait};
 use crate::proxy::upstream::{Failure, Outgoing};
-use crate::proxy::verdict::{LONGEST_ERROR, Verdict, judge, needs_body};
+use crate::proxy::verdict::{LONGEST_ERROR, Verdict, is_trouble, judge, needs_body};
 
 /// Answers that are not streamed are read up to here before their head is handed over, so that it can
 /// say what they used: twice the longest that 32,000 tokens make.
@@ -141,6 +142,7 @@ impl Forward {
         let waited = if attempt == 1 { admitted.waited() } else { self.record.arrived().elapsed() };
         if attempt == 1 {
             self.gateway.retry_budget.deposit();
+            admitted.pool().recent().admitted(admitted.cost().tokens, waited);
             observe(&self.gateway.metrics.queue_wait, waited);
             self.gateway.metrics.observe_forecast(admitted.forecast(), admitted.waited());
             if let Some(wait) = self.gateway.metrics.class_wait.get(self.ask.request.class) {
@@ -201,6 +203,7 @@ impl Forward {
                     Failure::Timeout => None,
                 };
                 let charged = !matches!(failure, Failure::Connect(_));
+                admitted.pool().recent().failed((&failure).into(), admitted.pool().now());
                 Err(Miss::without_answer(admitted, failure.into(), charged, retry))
             }
         }
@@ -220,6 +223,7 @@ impl Forward {
         }
         if head.status.is_success() {
             admitted.charged();
+            admitted.pool().recent().succeeded(admitted.pool().now());
             if let Some((least, most)) = admitted.observe(Readings::of(&head.headers).iter()) {
                 self.ask.learn_reserved(least, most);
             }
@@ -244,11 +248,16 @@ impl Forward {
         self.record.trace(|trace| trace.end_call(None));
         let Verdict { charged, retry, kind, exhausted, retry_after, code } =
             judge(head.status, &head.headers, &seen);
+        let blame = exhausted.map(|(unit, window)| admitted.blame(unit, window));
+        if let Some(blame) = blame {
+            self.gateway.metrics.count_blame(blame);
+        }
+        let (recent, now) = (admitted.pool().recent(), admitted.pool().now());
         if let Some(kind) = kind {
             self.gateway.metrics.count_rejection(kind);
-        }
-        if let Some((unit, window)) = exhausted {
-            self.gateway.metrics.count_blame(admitted.blame(unit, window));
+            recent.refused(TurnedAway { kind: kind.as_str(), quota: exhausted, blame }, now);
+        } else if is_trouble(head.status) {
+            recent.failed(recent::Failure::Status(head.status.as_u16()), now);
         }
         admitted.observe(Readings::of(&head.headers).iter());
         headers::blame_upstream(&mut head.headers);

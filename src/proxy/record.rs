@@ -18,7 +18,7 @@ use tokio::time::Instant;
 pub(super) use self::id::RequestId;
 use crate::config::Config;
 use crate::identity::Caller;
-use crate::metrics::{Metrics, Outcome, Share};
+use crate::metrics::{Metrics, Outcome, Refusal, Share};
 use crate::proxy::Gateway;
 use crate::proxy::learned::Study;
 use crate::proxy::trace::Trace;
@@ -75,6 +75,8 @@ pub(super) struct Facts {
     pub(super) attempts: u32,
     /// The upstream's error code, if it refused.
     pub(super) code: Option<String>,
+    /// When its caller was told to come back.
+    pub(super) retry_after: Option<Duration>,
     /// How it ended.
     pub(super) outcome: Option<Outcome>,
     /// What is noted of it if it is traced.
@@ -232,6 +234,18 @@ impl Drop for Record {
             let sample = Sample { fate, prompt, completion, cached, waited };
             self.history.add_at(ended, tenant, model, &sample);
         }
+        if is_refusal(outcome, facts.status) {
+            self.metrics.refusals.note(Refusal {
+                at: ended,
+                tenant: facts.tenant.clone(),
+                model: facts.model.clone(),
+                outcome,
+                status: facts.status.map(|status| status.as_u16()),
+                code: facts.code.as_deref().map(Into::into),
+                limited_by: facts.limited_by.clone(),
+                retry_after: facts.retry_after,
+            });
+        }
         if self.log {
             self.log(&facts, outcome, ended);
         }
@@ -267,6 +281,22 @@ impl Record {
             },
             "request"
         );
+    }
+}
+
+/// Whether it was turned away for want of quota or room, here or at the upstream. Whoever has no key is
+/// not: strangers would drive out of sight what happens to callers.
+fn is_refusal(outcome: Outcome, status: Option<StatusCode>) -> bool {
+    match outcome {
+        Outcome::AboveLimit
+        | Outcome::QueueFull
+        | Outcome::WaitExceeded
+        | Outcome::Overloaded
+        | Outcome::Draining => true,
+        Outcome::UpstreamError => {
+            status.is_some_and(|status| matches!(status.as_u16(), 429 | 503 | 529))
+        }
+        _ => false,
     }
 }
 

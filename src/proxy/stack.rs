@@ -18,6 +18,7 @@ use tower::Service;
 use super::headers;
 use super::record::Record;
 use super::routes::metered_path;
+use super::verdict::retry_after;
 use super::{Gateway, ProxyError, metered};
 use crate::metrics::Outcome;
 
@@ -61,6 +62,9 @@ impl App {
         record.note(|facts| {
             facts.status = Some(status);
             facts.outcome = facts.outcome.or_else(|| outcome.copied());
+            if status.is_client_error() || status.is_server_error() {
+                facts.retry_after = retry_after(response.headers());
+            }
         });
         headers::name(&mut response, record.id().as_str());
         response

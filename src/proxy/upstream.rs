@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::Instant;
 
 use self::connect::{Timed, Trace};
+use crate::admission::recent;
 use crate::config;
 use crate::metrics::UpstreamFailure;
 use crate::proxy::error::ProxyError;
@@ -91,6 +92,16 @@ impl Failure {
             Self::Connect(_) => UpstreamFailure::Connect,
             Self::Stale(_) | Self::Broken(_) => UpstreamFailure::Broken,
             Self::Timeout => UpstreamFailure::Timeout,
+        }
+    }
+}
+
+impl From<&Failure> for recent::Failure {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Connect(_) => Self::Unreachable,
+            Failure::Stale(_) | Failure::Broken(_) => Self::Broken,
+            Failure::Timeout => Self::Timeout,
         }
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn needs_body(status: StatusCode) -> bool {
     matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504 | 529)
 }
 
+/// Whether this status says that the upstream or the account is in trouble, and not the one request.
+pub(super) fn is_trouble(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 401..=403)
+}
+
 /// Judges an answer by its status, headers and, where [`needs_body`] says so, its body.
 pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     let error = needs_body(status).then(|| parse(headers, body)).flatten();
@@ -85,7 +90,7 @@ fn window(message: &str) -> Option<&'static str> {
 }
 
 /// `Retry-After` in seconds; the form with a date is not used by anyone here.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds: f64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Duration::try_from_secs_f64(seconds).ok()
 }

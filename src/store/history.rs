@@ -17,6 +17,7 @@ mod question;
 mod recent;
 mod series;
 pub(in crate::store) mod table;
+mod today;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -30,9 +31,10 @@ pub use self::question::{Answer, By, Group, Question, Step};
 use self::recent::Recent;
 use self::series::Series;
 pub use self::series::{NONE, OTHER};
+use self::today::{DAY, Today};
 use crate::config::State;
 use crate::store::local::{Desk, Waker};
-use crate::time::Epoch;
+use crate::time::{Epoch, Timestamp};
 
 /// How long an answer may take: a million rows are added up in less.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,6 +70,22 @@ pub struct UsageRow {
     pub counts: Counts,
 }
 
+impl UsageRow {
+    /// Sums of one tenant and every model.
+    fn of_tenant(Group { at, tenant, counts, .. }: Group) -> Self {
+        Self { at, tenant: tenant.unwrap_or_else(|| NONE.into()), model: NONE.into(), counts }
+    }
+}
+
+/// A day, to be added to an instant.
+const DAY_LONG: Duration = Duration::from_secs(DAY);
+
+/// The beginning of the day in UTC.
+const fn midnight(now: Timestamp) -> Timestamp {
+    let now = now.as_nanos();
+    Timestamp::from_nanos(now - now % (DAY * 1_000_000_000))
+}
+
 /// The usage of this process's callers, and of those before it if it is kept on disk.
 #[derive(Debug)]
 pub struct History {
@@ -82,6 +100,8 @@ struct Sums {
     now: Series,
     /// Minutes that have passed: all there is to ask of, or what the disk has yet to take.
     recent: Recent,
+    /// The day that passes, up to the last time that `now` was taken.
+    today: Today,
 }
 
 #[derive(Debug)]
@@ -108,14 +128,39 @@ impl History {
     /// No usage yet. With `keep` it is for a store to take; else the last hours stay in memory.
     /// `known` are tenants that are counted by name however many others there are.
     pub fn new(epoch: Epoch, keep: Option<Keep>, known: Vec<Arc<str>>) -> Self {
-        let sums = Sums { now: Series::new(known), recent: Recent::default() };
+        let today = Today::new(known.clone());
+        let sums = Sums { now: Series::new(known), recent: Recent::default(), today };
         Self { epoch, keep, sums: Mutex::new(sums), disk: OnceLock::new() }
     }
 
     /// Rings `waker` from now on when there is something to take, and asks at `desk`.
     pub fn attach(&self, waker: Waker, desk: Desk) {
+        self.recall(&desk);
         // Once: a process has one store.
         let _ = self.disk.set(Disk { waker, desk });
+    }
+
+    /// Takes up what was used on this day before the process began.
+    fn recall(&self, desk: &Desk) {
+        let now = self.epoch.now();
+        let by = By { tenant: true, model: false };
+        let question = Question::new(by, midnight(now), now.after(DAY_LONG), Step::Day);
+        let question = question.settled(now, self.keep.unwrap_or(Keep::MEMORY));
+        match desk.look(PATIENCE, |connection| table::select(connection, &question)) {
+            Ok((groups, _)) => {
+                let rows: Vec<_> = groups.into_iter().map(UsageRow::of_tenant).collect();
+                self.sums.lock().today.add(&rows);
+            }
+            Err(error) => tracing::warn!(%error, "today's usage begins with this process"),
+        }
+    }
+
+    /// Midnight in UTC, and who used how much since then; beyond a number of tenants as [`OTHER`].
+    pub fn today(&self) -> (Timestamp, Vec<(Arc<str>, Counts)>) {
+        let midnight = midnight(self.epoch.now());
+        let sums = self.sums.lock();
+        let day = midnight.as_nanos() / 1_000_000_000 / DAY;
+        (midnight, sums.today.told(day, sums.now.rows()))
     }
 
     /// Adds a request that ends now.
@@ -148,7 +193,7 @@ impl History {
     pub fn collect(&self, rows: &mut Vec<UsageRow>) {
         let mut sums = self.sums.lock();
         sums.recent.take(rows);
-        sums.now.take(rows);
+        sums.take(rows);
     }
 
     /// Answers a question with what was added up to now, unless the disk keeps it from being known:
@@ -197,10 +242,17 @@ impl History {
 }
 
 impl Sums {
+    /// Hands over what was added since the last time, and counts it as today's.
+    fn take(&mut self, rows: &mut Vec<UsageRow>) {
+        let before = rows.len();
+        self.now.take(rows);
+        self.today.add(&rows[before..]);
+    }
+
     /// A minute has passed.
     fn turn(&mut self, minute: u64, taken: bool) {
         let mut rows = Vec::new();
-        self.now.take(&mut rows);
+        self.take(&mut rows);
         self.now.begin(minute);
         self.recent.put(rows);
         // What is taken is taken within a second; if whoever takes it has failed, it is bounded still.

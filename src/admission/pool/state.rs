@@ -288,6 +288,11 @@ impl State {
         }
     }
 
+    /// Requests waiting.
+    pub(super) fn queued(&self) -> usize {
+        self.scheduler.len()
+    }
+
     /// The tenants that have most waiting.
     pub(super) fn tenants(&self, most: usize, now: Timestamp) -> Vec<TenantQueue> {
         let classes = 0..self.scheduler.loads().len();

@@ -13,7 +13,7 @@ pub const OTHER: &str = "(other)";
 pub const NONE: &str = "(none)";
 
 /// Tenants in an hour that are told apart, beside those that are configured.
-const MOST_TENANTS: usize = 500;
+pub(super) const MOST_TENANTS: usize = 500;
 
 /// Models of one tenant in an hour that are told apart: more than a provider has that anybody uses.
 const MOST_MODELS: usize = 32;

@@ -321,3 +321,51 @@ async fn nothing_is_lost_between_threads_that_add_and_the_one_that_takes() {
     assert_eq!(sums, [(2 * EACH, 2 * EACH), (2 * EACH, 4 * EACH)]);
     assert!(running.stop(HOUR).await);
 }
+
+/// Tenant and prompt tokens of today, by name.
+fn today(history: &History) -> Vec<(String, u64)> {
+    let (_, tenants) = history.today();
+    let mut tenants: Vec<_> =
+        tenants.into_iter().map(|(name, counts)| (name.to_string(), counts.prompt)).collect();
+    tenants.sort();
+    tenants
+}
+
+#[tokio::test(start_paused = true)]
+async fn today_ends_at_midnight_and_counts_each_request_once() {
+    let history = History::new(evening(), Some(KEEP), vec!["known".into()]);
+    let minute = Duration::from_secs(60);
+    for prompt in [1, 20, 300] {
+        history.add(Some("a"), Some("m"), &sample(prompt));
+        history.add(Some("known"), Some("n"), &sample(prompt));
+        advance(minute).await;
+    }
+    let expected = vec![("a".to_owned(), 321), ("known".to_owned(), 321)];
+    assert_eq!(today(&history), expected);
+    history.collect(&mut Vec::new());
+    assert_eq!(today(&history), expected, "whoever takes the sums takes nothing from today's");
+    history.add(Some("a"), Some("m"), &sample(4_000));
+    assert_eq!(today(&history)[0], ("a".to_owned(), 4_321));
+    advance(15 * minute).await;
+    assert_eq!(today(&history), Vec::new(), "another day");
+    history.add(Some("a"), Some("m"), &sample(5));
+    assert_eq!(today(&history), vec![("a".to_owned(), 5)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn today_is_bounded_and_loses_nothing() {
+    let morning = Timestamp::parse_rfc3339("2026-02-05T01:30:00Z").unwrap();
+    let history = History::new(Epoch::at(morning), None, vec!["known".into()]);
+    for hour in 0..5 {
+        for tenant in 0..400 {
+            history.add(Some(&format!("{hour}-{tenant}")), Some("m"), &sample(1));
+        }
+        advance(HOUR).await;
+    }
+    history.add(Some("known"), Some("m"), &sample(1));
+    let today = today(&history);
+    // The configured one, and what stands for the others.
+    assert!(today.len() <= 501 + 2, "{}", today.len());
+    assert_eq!(today.iter().map(|(_, prompt)| prompt).sum::<u64>(), 2_001);
+    assert!(today.contains(&("known".to_owned(), 1)));
+}

@@ -110,7 +110,8 @@ async fn the_status_shows_every_pool_with_its_levels() {
     let keys = |value: &Value| {
         value.as_object().map(|it| it.keys().cloned().collect::<Vec<_>>().join(" "))
     };
-    let top = "batches body_bytes connections draining in_flight pools version";
+    let top = "at batches body_bytes connections draining in_flight pools pools_total refusals \
+               today uptime_seconds version";
     assert_eq!(keys(&status).as_deref(), Some(top));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&status["in_flight"], &status["draining"]), (&json!(2), &json!(false)));
@@ -144,6 +145,75 @@ async fn the_status_shows_every_pool_with_its_levels() {
 }
 
 #[tokio::test]
+async fn the_status_says_who_was_turned_away_and_how_the_upstream_does() {
+    let changes = "retry.max_attempts = 1\nmodels.\"*\".max_concurrent = 1";
+    let (simulator, gateway) = pair(roomy(), changes).await;
+    let hostile = "<img src=x onerror=alert(1)>";
+    for (fault, body, status) in [
+        ("", hello(), 200),
+        ("status:500", hello(), 500),
+        ("", with(with(hello(), "max_completion_tokens", 200_000), "model", hostile), 413),
+    ] {
+        let response = send(gateway.chat(&body).header("x-sim-fault", fault)).await;
+        assert_eq!(response.status(), status, "{fault}");
+        response.bytes().await.expect("whole");
+    }
+    let first = Wire::open(gateway.api, chat("x-sim-fault: hang\r\n", hello().to_string())).await;
+    wait_for(&simulator, |stats| stats.in_flight == 1).await;
+    let late = send(gateway.chat(&hello()).header("x-tidegate-max-wait", "10ms")).await;
+    assert_eq!(late.status(), 429);
+    late.bytes().await.expect("whole");
+    drop(first);
+    // Last: after it nobody is let go.
+    let refused = send(gateway.chat(&hello()).header("x-sim-fault", "quota:tokens-minute")).await;
+    assert_eq!(refused.status(), 429);
+    refused.bytes().await.expect("whole");
+    let status = gateway.settled().await;
+    let refusals = status["refusals"].as_array().expect("a list");
+    let of = |key: &str| refusals.iter().map(|it| it[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("reason"), ["token_quota_exceeded", "wait_exceeded", "above_limit"]);
+    assert_eq!(of("source"), ["upstream", "gateway", "gateway"]);
+    assert_eq!(of("status"), [429, 429, 413]);
+    assert_eq!(of("model"), ["m", "m", hostile]);
+    assert_eq!(of("limited_by")[1..], ["concurrency", "tokens/minute"]);
+    assert!(refusals[1]["retry_after_seconds"].is_number(), "{refusals:#?}");
+    assert_eq!(refusals[2]["retry_after_seconds"], Value::Null, "no wait helps");
+    let pools = status["pools"].as_array().expect("a list");
+    let pool = pools.iter().find(|pool| pool["model"] == "m").expect("a pool");
+    let upstream = &pool["upstream"];
+    for (key, value) in [
+        ("successes", json!(1)),
+        ("failures", json!(1)),
+        ("refusals", json!(1)),
+        ("last_failure", json!("status 500")),
+        ("last_refusal", json!("token_quota")),
+        ("last_refusal_quota", json!("tokens/minute")),
+        ("last_refusal_blame", json!("foreign")),
+    ] {
+        assert_eq!(upstream[key], value, "{key}: {upstream:#}");
+    }
+    for limit in pool["constraints"].as_array().expect("a list") {
+        assert_eq!((&limit["learned"], &limit["binding"]), (&json!(false), &json!(false)));
+        assert_eq!(limit["configured_limit"], limit["limit"], "{limit}");
+    }
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn whoever_watches_does_not_hold_up_the_end() {
+    let upstream = Upstream::answering(completion()).await;
+    let gateway = Gateway::start(&upstream.url(), "");
+    let url = format!("http://{}/events", gateway.admin);
+    let mut watching = send(gateway.client.get(url)).await;
+    let first = watching.chunk().await.expect("open").expect("an event");
+    assert!(first.starts_with(b"event: status\ndata: {"), "{first:?}");
+    gateway.close().await;
+    while let Ok(Some(event)) = watching.chunk().await {
+        assert!(event.starts_with(b"event: status\n"), "{event:?}");
+    }
+}
+
+#[tokio::test]
 async fn probes_and_configuration_are_there_and_nothing_can_be_changed() {
     let upstream = Upstream::answering(completion()).await;
     let gateway = Gateway::start(&upstream.url(), "upstream.api_key = \"env:ACCOUNT_KEY\"");
@@ -154,7 +224,8 @@ async fn probes_and_configuration_are_there_and_nothing_can_be_changed() {
     assert!(config.contains("env:ACCOUNT_KEY") && config.contains(&upstream.addr.to_string()));
     config.parse::<toml::Table>().expect("it is a configuration file");
     assert_eq!(gateway.page("/v1/models").await.0, 404);
-    for path in ["/metrics", "/status", "/config", "/livez", "/readyz"] {
+    for path in ["/", "/metrics", "/status", "/history", "/events", "/config", "/livez", "/readyz"]
+    {
         let url = format!("http://{}{path}", gateway.admin);
         assert_eq!(send(gateway.client.post(url)).await.status(), 405, "{path}");
     }

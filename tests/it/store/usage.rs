@@ -95,11 +95,25 @@ async fn wrong(gateway: &Gateway) {
     assert_eq!((status, named), (400, vec![Some("by"), Some("since"), Some("")]), "{text}");
 }
 
+/// The status has the same of today, without a look at the disk.
+async fn today(gateway: &Gateway) {
+    let today = &gateway.status().await["today"];
+    assert!(today["since"].as_str().is_some_and(|it| it.ends_with("T00:00:00.000000Z")));
+    let expected = json!([
+        {"tenant": "team-a", "tokens": 60, "prompt_tokens": 30, "completion_tokens": 30,
+         "requests": 5, "completed": 3, "refused": 1},
+        {"tenant": "(none)", "tokens": 0, "prompt_tokens": 0, "completion_tokens": 0,
+         "requests": 1, "completed": 0, "refused": 1},
+    ]);
+    assert_eq!(today["tenants"], expected);
+}
+
 #[tokio::test]
 async fn usage_is_told_from_memory() {
     let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
     let gateway = Gateway::start(&simulator.base_url(), KEYS);
     told(&gateway, "memory").await;
+    today(&gateway).await;
     csv(&gateway).await;
     wrong(&gateway).await;
     gateway.close().await;
@@ -112,10 +126,12 @@ async fn usage_is_told_from_disk_also_by_the_next_process() {
     let changes = format!("{KEYS}\n[state]\ndir = {:?}", dir.path());
     let gateway = Gateway::start(&simulator.base_url(), &changes);
     told(&gateway, "disk").await;
+    today(&gateway).await;
     csv(&gateway).await;
     wrong(&gateway).await;
     gateway.close().await;
     let gateway = Gateway::start(&simulator.base_url(), &changes);
     csv(&gateway).await;
+    today(&gateway).await;
     gateway.close().await;
 }
