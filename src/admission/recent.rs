@@ -16,7 +16,8 @@ use crate::time::Timestamp;
 
 /// Minutes that [`Health`] counts over: long enough to see that an upstream fails now and then, short
 /// enough to forget an outage that is over.
-pub const HEALTH_MINUTES: u64 = 5;
+pub const HEALTH_MINUTES: u64 = MINUTES as u64;
+const MINUTES: usize = 5;
 
 /// Steps for each doubling of a wait: a quantile is exact to a sixteenth.
 const STEPS: usize = 8;
@@ -30,7 +31,7 @@ pub struct Recent(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     interval: Interval,
-    minutes: [Minute; HEALTH_MINUTES as usize],
+    minutes: [Minute; MINUTES],
     last_success: Option<Timestamp>,
     last_failure: Option<(Timestamp, Failure)>,
     last_refusal: Option<(Timestamp, TurnedAway)>,
