@@ -36,7 +36,7 @@ const UNITS = [
 export function span(seconds) {
   if (seconds < 0.0005) return "0 s";
   if (seconds < 1) return `${Math.max(1, Math.round(seconds * 1_000))} ms`;
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  if (seconds < 9.95) return `${Number.isInteger(seconds) ? seconds : seconds.toFixed(1)} s`;
   let left = Math.round(seconds);
   if (left < 60) return `${left} s`;
   const first = UNITS.findIndex(([, size]) => left >= size);

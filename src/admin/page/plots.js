@@ -137,8 +137,9 @@ class Figure {
     const table = el("table", { class: "legend", "aria-labelledby": `plot-${kind.id}` }, el("thead", {}, el("tr", {}, ...columns)), this.body);
     this.empty = el("p", { class: "empty" }, "Nothing yet: the first point comes after five seconds.");
     this.none = el("p", { class: "empty" }, "Choose a pool: each has limits of its own.");
-    this.node = el("figure", { class: "card", "data-plot": kind.id }, title, this.empty, this.none, this.canvas, table);
-    this.table = table;
+    this.table = el("div", {}, table);
+    const both = el("div", { class: "both" }, this.canvas, this.table);
+    this.node = el("figure", { class: "card", "data-plot": kind.id }, title, this.empty, this.none, both);
     this.rows = [];
   }
 
@@ -192,7 +193,7 @@ class Figure {
         y: { range: (_, low, high) => [0, Math.max(most ?? 0, high * 1.1, 0.001)] },
       },
       axes: [
-        { ...axis, size: 24, space: 70, values: (_, ticks) => ticks.map((at) => time(at * 1_000).slice(0, 5)) },
+        { ...axis, size: 24, space: 70, values: (_, ticks, __, ___, step) => ticks.map((at) => time(at * 1_000).slice(0, step < 60 ? 8 : 5)) },
         { ...axis, size: 58, space: 34, values: (_, ticks) => ticks.map((value) => this.mark(value, format)) },
       ],
       series: [
@@ -212,7 +213,7 @@ class Figure {
   /** A mark at the axis: a number without more digits than it needs. */
   mark(value, format) {
     if (format === percent) return `${Math.round(value * 100)} %`;
-    if (format === span) return span(value).replace(/\.0 s$/, " s");
+    if (format === span) return span(Number(value.toPrecision(3)));
     return value >= 1_000 ? new Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(Number(value.toPrecision(3)));
   }
 

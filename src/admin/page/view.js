@@ -53,14 +53,13 @@ export function showGlance(list, status) {
   const waiting = sum((pool) => pool.queued);
   const oldest = Math.max(0, ...pools.map((pool) => pool.oldest_wait_seconds));
   const bounds = [...new Set(pools.map((pool) => pool.limited_by).filter(Boolean))];
-  const ends = pools.flatMap((pool) => pool.constraints).map((it) => it.exhausted_at).filter(Boolean);
-  const end = ends.sort()[0];
+  const end = firstEnd(pools);
   const bound = bounds.length > 1 ? `${bounds[0]} and ${bounds.length - 1} more` : bounds[0];
   const figures = [
     ["waiting", "Waiting", count(waiting), waiting > 0 ? `oldest ${span(oldest)}` : ""],
-    ["bound", "Limited by", bound ?? "nothing", bounds.length ? "binding now" : ""],
+    ["bound", "Limited by", bound ?? "nothing", bounds.length ? "binds now" : ""],
     ["flight", "At the upstream", count(sum((pool) => pool.in_flight)), ""],
-    ["end", "Used up", end ? when(end, status.at) : "not in sight", end ? "at the present pace" : ""],
+    ["end", "Longer limits used up", end ? when(end.exhausted_at, status.at) : "not in sight", end ? limit(end) : ""],
     ["connections", "Connections", count(status.connections), `${bytes(status.body_bytes)} of bodies`],
     ["uptime", "Up for", span(Math.floor(status.uptime_seconds)), ""],
   ];
@@ -77,6 +76,16 @@ export function showGlance(list, status) {
       say(part.more, more);
     },
   );
+}
+
+/** The limit that will be used up first, of those that do not come back within one shortest window:
+ * that the minute is used up is what a queue is for. */
+function firstEnd(pools) {
+  const longer = pools.flatMap(({ constraints }) => {
+    const shortest = Math.min(...constraints.map((it) => it.window_seconds));
+    return constraints.filter((it) => it.window_seconds > shortest && it.exhausted_at);
+  });
+  return longer.sort((a, b) => Date.parse(a.exhausted_at) - Date.parse(b.exhausted_at))[0];
 }
 
 // --- pools ---------------------------------------------------------------------------------------
@@ -154,9 +163,9 @@ function makeGauge(constraint) {
   return part;
 }
 
-/** Parts of a limit from which on there is little left, and next to nothing. */
+/** The part of a limit from which on there is little left. That there is nothing left is no worse: it is
+ * what the queue is for. */
 const LITTLE = 0.8;
-const NOTHING = 0.97;
 
 function updateGauge(part, it, status) {
   const used = Math.max(0, it.limit - it.available);
@@ -165,7 +174,7 @@ function updateGauge(part, it, status) {
   say(part.part, percent(whole));
   say(part.bind, it.binding ? "binding" : "");
   part.node.classList.toggle("binding", it.binding);
-  set(part.node, "data-state", whole >= NOTHING ? "out" : whole >= LITTLE ? "little" : "fine");
+  set(part.node, "data-state", whole >= LITTLE ? "little" : "fine");
   // What is drawn never leaves the track, even in debt.
   const spent = Math.min(1, (used - held) / it.limit);
   part.usedBar.style.width = `${spent * 100}%`;
@@ -173,8 +182,8 @@ function updateGauge(part, it, status) {
   say(part.available, count(it.available));
   say(part.limit, count(it.limit));
   say(part.held, count(it.held));
-  const resets = used === 0 ? "unused" : `back in ${span(Math.ceil(it.resets_in_seconds))}`;
-  const origin = it.learned ? `learned, configured ${compact(it.configured_limit)}` : "as configured";
+  const resets = used === 0 ? "unused" : `resets in ${span(Math.ceil(it.resets_in_seconds))}`;
+  const origin = it.learned ? `learned, ${compact(it.configured_limit)} configured` : "configured";
   const doubted = it.mode !== it.configured_mode && it.configured_mode !== "auto";
   const mode = doubted ? `${it.mode}, ${it.configured_mode} is doubted` : it.mode;
   const facts = [resets, origin, mode];
@@ -215,10 +224,14 @@ function updateQueue(part, pool) {
     const [, waiting, oldest, start] = cells;
     say(waiting, count(row.queued));
     say(oldest, row.queued ? span(row.oldest_wait_seconds) : "–");
-    const forecast = row.forecast_seconds;
-    const soon = forecast < 0.0005 ? "at once" : `in ${span(forecast)}`;
-    say(start, forecast === undefined ? "" : soon);
+    say(start, soon(row.forecast_seconds));
   });
+}
+
+/** When a request that came now would go; nothing is said of single tenants. */
+function soon(forecast) {
+  if (forecast === undefined) return "";
+  return forecast < 0.0005 ? "at once" : `in ${span(forecast)}`;
 }
 
 const cellsOf = (number) => Array.from({ length: number }, () => el("td", { class: "n" }));
@@ -254,7 +267,7 @@ function updateHealth(list, health, now) {
 
 /** A table with a row for each item, in a box that scrolls sideways where there is no room. */
 function rowsOf(box, { label, columns, empty }, items, key, cells) {
-  const part = (box.part ??= (() => {
+  const part = (box.made ??= (() => {
     const body = el("tbody");
     const head = columns.map(([text, kind = ""]) => el("th", { scope: "col", class: kind }, text));
     const table = el("table", { "aria-labelledby": label }, el("thead", {}, el("tr", {}, ...head)), body);
@@ -284,10 +297,10 @@ function two(cell, text, more) {
 
 export function showToday(box, note, { since, tenants }) {
   const all = tenants.reduce((sum, it) => sum + it.tokens, 0);
-  say(note, `since ${when(since, since)} (midnight UTC), ${count(all)} tokens`);
-  const columns = [["Tenant"], ["Tokens", "n"], ["Share", "share"], ["Requests", "n"], ["Refused", "n"]];
+  say(note, `${count(all)} tokens since midnight UTC (${when(since, since).slice(0, 5)})`);
+  const columns = [["Tenant", "name"], ["Tokens", "n"], ["Share", "share"], ["Requests", "n"]];
   const table = { label: "today-title", columns, empty: "Nobody has used anything today." };
-  rowsOf(box, table, tenants, (it) => it.tenant, ([who, tokens, share, requests, refused], it, _, node) => {
+  rowsOf(box, table, tenants, (it) => it.tenant, ([who, tokens, share, requests], it, _, node) => {
     set(node, "data-tenant", it.tenant);
     say(who, it.tenant);
     two(tokens, count(it.tokens), `${compact(it.prompt_tokens)} in, ${compact(it.completion_tokens)} out`);
@@ -296,48 +309,58 @@ export function showToday(box, note, { since, tenants }) {
     if (!text.parentNode) share.append(el("span", { class: "track", "aria-hidden": "true" }, bar), text);
     bar.style.width = `${part * 100}%`;
     say(text, percent(part));
-    say(requests, count(it.requests));
-    say(refused, count(it.refused));
+    two(requests, count(it.requests), it.refused ? `${count(it.refused)} refused` : "");
   });
 }
 
 export function showRefusals(box, note, { refusals, at: now }) {
   say(note, refusals.length ? `the last ${refusals.length}` : "");
-  const columns = [["When"], ["Why"], ["Who"], ["Come back"]];
+  const columns = [["When", "when"], ["Why"], ["Who", "who"]];
   const table = { label: "refusals-title", columns, empty: "No request was turned away." };
-  rowsOf(box, table, refusals, (_, index) => index, ([at, why, who, back], it) => {
+  rowsOf(box, table, refusals, (_, index) => index, ([at, why, who], it) => {
     two(at, time(Date.parse(it.at)), ago(it.at, now));
-    const status = it.status === null ? "" : `, ${it.status}`;
-    const limited = it.limited_by ? `${it.limited_by}, ` : "";
-    two(why, words(it.reason), `${limited}by the ${it.source}${status}`);
+    const back = it.retry_after_seconds === null ? null : `retry after ${span(it.retry_after_seconds)}`;
+    const by = [it.source, it.status].filter(Boolean).join(" ");
+    two(why, words(it.reason), [it.limited_by, by, back].filter(Boolean).join(" · "));
     two(who, it.tenant ?? "nobody known", it.model ?? "no model");
-    say(back, it.retry_after_seconds === null ? "–" : `after ${span(it.retry_after_seconds)}`);
   });
 }
 
 export function showBatches(box, note, { batches }) {
   say(note, batches.length ? `${batches.length} not ended` : "");
-  const columns = [["Batch"], ["Progress", "share wide"], ["Done", "n"], ["Failed", "n"], ["Tokens", "n"], ["Expires", "n"]];
+  const columns = [["Batch", "name"], ["Progress", "share wide"]];
   const table = { label: "batches-title", columns, empty: "No batch runs." };
-  rowsOf(box, table, batches, (it) => it.batch, ([name, progress, done, failed, tokens, end], it, _, node) => {
+  rowsOf(box, table, batches, (it) => it.batch, ([name, progress], it, _, node) => {
     set(node, "data-batch", it.batch);
-    two(name, it.batch, `${it.tenant}, ${words(it.status)}`);
+    const expires = `expires in ${span(it.expires_in_seconds)}`;
+    two(name, it.batch, [it.tenant, words(it.status), expires].join(" · "));
     const over = it.completed + it.failed;
     const part = it.total ? over / it.total : 0;
-    const [bar, text] = (progress.parts ??= [
+    const [bar, text, more] = (progress.parts ??= [
       el("span", { class: "track", role: "progressbar", "aria-label": `Progress of ${it.batch}` }, el("span", { class: "fill" })),
       el("span", {}),
+      el("span", { class: "more" }),
     ]);
-    if (!text.parentNode) progress.append(bar, text);
+    if (!text.parentNode) progress.append(bar, text, more);
     bar.firstChild.style.width = `${part * 100}%`;
     set(bar, "aria-valuemin", 0);
     set(bar, "aria-valuemax", it.total);
     set(bar, "aria-valuenow", over);
     set(bar, "aria-valuetext", `${count(over)} of ${count(it.total)}, ${percent(part)}`);
     say(text, percent(part));
-    say(done, `${count(over)} of ${count(it.total)}`);
-    say(failed, count(it.failed));
-    say(tokens, compact(it.tokens_used));
-    say(end, `in ${span(it.expires_in_seconds)}`);
+    say(more, progressOf(it, over));
   });
+}
+
+/** How far a batch is, and what holds it up. */
+function progressOf(it, over) {
+  const facts = [
+    `${count(over)} of ${count(it.total)} done`,
+    `${count(it.failed)} failed`,
+    `${count(it.tokens_used)} tokens`,
+  ];
+  if (it.waiting !== undefined) facts.push(`${count(it.waiting)} in line`);
+  if (it.limited_by) facts.push(`limited by ${it.limited_by}`);
+  if (it.last_trouble) facts.push(it.last_trouble);
+  return facts.join(" · ");
 }
