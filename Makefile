@@ -1,4 +1,4 @@
-.PHONY: run test install check mutants model bench plots minute clean
+.PHONY: run test install check mutants model bench plots minute screenshots clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -48,7 +48,12 @@ minute: .tools/plots/installed
 	.tools/plots/bin/pip install --quiet $(patsubst %,--requirement %,$^)
 	touch $@
 
+# The pictures of the live page in README.md: four minutes of a gateway under load, in a real browser.
+screenshots: install
+	cargo build --release --locked
+	TIDEGATE_BIN=$(CURDIR)/target/release/tidegate node tests/browser/screenshots.js docs/images 240
+
 clean:
 	cargo clean
 	cargo clean --manifest-path models/Cargo.toml
-	rm -rf .venv .tools tests/sdk/node/node_modules
+	rm -rf .venv .tools tests/sdk/node/node_modules tests/browser/node_modules

@@ -43,7 +43,7 @@ impl Port {
     fn open() -> Self {
         let config = Config::parse(CONFIG, [], &Overrides::default()).expect("valid");
         let classes: Vec<_> = config.classes.names().collect();
-        let metrics = Arc::new(Metrics::new(&classes).expect("unique names"));
+        let metrics = Arc::new(Metrics::new(&classes, &[], 10).expect("unique names"));
         let tasks = TaskTracker::new();
         let gateway = Gateway::new(Arc::new(config), metrics, Epoch::start(), tasks.clone());
         let gateway = Arc::new(gateway.expect("an upstream"));

@@ -126,6 +126,7 @@ fn welcome(api: SocketAddr, admin: SocketAddr) -> String {
         r#"Tidegate is ready. Its upstream is simulated, with the limits of config/tidegate.toml.
 
   base URL   {base}
+  live page  http://{admin}/
   status     http://{admin}/status
   metrics    http://{admin}/metrics
 

@@ -103,7 +103,7 @@ export class World {
       `[server]
 listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
-drain_timeout = "1s"
+drain_timeout = "4s"
 [upstream]
 base_url = "${world.upstream}"
 api_key = "env:ACCOUNT_KEY"
@@ -150,15 +150,20 @@ ${tenants.map((name) => `[[keys]]\nname = ${JSON.stringify(name)}\nhash = "sha25
 
   /** Has everybody call until `stop` is called. */
   load() {
-    this.stopping = new AbortController();
-    const { signal } = this.stopping;
+    this.loaded = true;
+    // One for each call: a signal remembers everybody who ever listened to it.
+    this.running = new Set();
     this.calls = CALLERS.flatMap(({ tenant, model, at_once, prompt, output, ...caller }) =>
       Array.from({ length: at_once }, async (_, number) => {
         const headers = { "x-tidegate-class": caller.class };
         // Some have little patience, so that somebody is turned away.
         if (number % 7 === 3) headers["x-tidegate-max-wait"] = "2s";
-        while (!signal.aborted) {
+        while (this.loaded) {
+          const call = new AbortController();
+          this.running.add(call);
+          const { signal } = call;
           const status = await this.chat(tenant, model, { prompt, output, headers, signal }).catch(() => null);
+          this.running.delete(call);
           // Nobody who is turned away asks again at once.
           if (status !== 200) await pause(800);
         }
@@ -167,7 +172,8 @@ ${tenants.map((name) => `[[keys]]\nname = ${JSON.stringify(name)}\nhash = "sha25
   }
 
   async quiet() {
-    this.stopping?.abort();
+    this.loaded = false;
+    for (const call of this.running ?? []) call.abort();
     await Promise.all(this.calls ?? []);
   }
 

@@ -19,12 +19,14 @@ let world;
 let chrome;
 
 before(async () => {
-  // A minute passes in three seconds, so that limits come back while a test looks.
-  world = await World.start({ scale: 20 });
+  // A minute passes in six seconds, so that limits come back while a test looks.
+  world = await World.start({ scale: 10 });
   chrome = await browser();
   world.load();
   await world.batch("evaluation", 2_000);
   await until(async () => (await world.status()).pools.some((pool) => pool.queued > 0), "a queue");
+  // Somebody is turned away.
+  assert.equal(await world.chat("search", "glm-4.7", { output: 10_000_000 }), 413);
 });
 
 after(async () => {
@@ -349,14 +351,14 @@ describe("under load", () => {
           }
         };
         await attempt("markup", () => (document.body.lastElementChild.innerHTML = "<b>x</b>"));
-        await attempt("eval", () => (0, eval)("1"));
         await attempt("elsewhere", () => fetch("http://127.0.0.1:9/"));
         const script = document.createElement("script");
         await attempt("inline", () => (script.textContent = "window.harmed = 3"));
         document.body.append(script);
-        return { ...tried, harmed: window.harmed };
+        return tried;
       });
-      assert.deepEqual(stopped, { markup: "stopped", eval: "stopped", elsewhere: "stopped", inline: "stopped" });
+      assert.deepEqual(stopped, { markup: "stopped", elsewhere: "stopped", inline: "stopped" });
+      assert.equal(await page.evaluate(() => window.harmed), undefined);
       // Those were meant.
       wrong.length = 0;
       await page.evaluate(() => (window.broken.length = 0));
@@ -393,8 +395,11 @@ describe("when the gateway goes away", () => {
   test("a gateway that shuts down says so first", async () => {
     const { page, context } = await open(chrome, world);
     try {
-      const call = world.chat("search", "glm-4.7", { output: 4_000 }).catch(() => null);
-      await until(async () => (await world.status()).in_flight > 0, "somebody at the upstream");
+      // Somebody who does not come to an end holds it up until the drain's deadline.
+      await world.quiet();
+      const call = world.chat("search", "llama-3.3-70b", { headers: { "x-sim-fault": "hang" } }).catch(() => null);
+      const pool = async () => (await world.status()).pools.find((it) => it.model === "llama-3.3-70b");
+      await until(async () => (await pool())?.in_flight === 1, "somebody at the upstream");
       world.gateway.process.kill("SIGTERM");
       await page.locator("#draining", { hasText: "shutting down" }).waitFor();
       await page.locator('#live[data-state="lost"]').waitFor();

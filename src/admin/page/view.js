@@ -271,7 +271,7 @@ function rowsOf(box, { label, columns, empty }, items, key, cells) {
     const body = el("tbody");
     const head = columns.map(([text, kind = ""]) => el("th", { scope: "col", class: kind }, text));
     const table = el("table", { "aria-labelledby": label }, el("thead", {}, el("tr", {}, ...head)), body);
-    const scroll = el("div", { class: "scroll", role: "region", tabindex: 0, "aria-labelledby": label }, table);
+    const scroll = el("div", { class: "scroll", role: "group", tabindex: 0, "aria-labelledby": label }, table);
     const none = el("p", { class: "empty" }, empty);
     box.append(scroll, none);
     return { body, scroll, none };
