@@ -45,7 +45,7 @@ impl Port {
         let classes: Vec<_> = config.classes.names().collect();
         let metrics = Arc::new(Metrics::new(&classes, &[], 10).expect("unique names"));
         let tasks = TaskTracker::new();
-        let gateway = Gateway::new(Arc::new(config), metrics, Epoch::start(), tasks.clone());
+        let gateway = Gateway::new(Arc::new(config), metrics, Epoch::start(), tasks);
         let gateway = Arc::new(gateway.expect("an upstream"));
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
         let pages = app(Arc::clone(&gateway), None, closed.clone(), &tasks);

@@ -71,7 +71,7 @@ impl View {
             KeyCode::Esc if self.help => self.help = false,
             KeyCode::Char('q') | KeyCode::Esc => return Some(Action::Quit),
             KeyCode::Tab | KeyCode::Right | KeyCode::Down | KeyCode::Char('l' | 'j') => {
-                self.step(1)
+                self.step(1);
             }
             KeyCode::BackTab | KeyCode::Left | KeyCode::Up | KeyCode::Char('h' | 'k') => {
                 self.step(-1);

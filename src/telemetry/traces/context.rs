@@ -196,7 +196,7 @@ mod tests {
             // What is taken, the library takes for the same.
             let carrier = HashMap::from([(
                 "traceparent".to_owned(),
-                String::from_utf8(value.clone()).unwrap(),
+                String::from_utf8(value).unwrap(),
             )]);
             let context = TraceContextPropagator::new().extract(&carrier);
             let theirs = context.span().span_context().clone();
