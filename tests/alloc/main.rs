@@ -28,8 +28,9 @@ const COUNTED: u32 = 1_000;
 /// from answers nor looked at their headers.
 const MOST: f64 = 42.0;
 
-/// The same where requests are traced, but not this one: the upstream is told so, in one header.
-const MOST_UNSAMPLED: f64 = MOST + 1.0;
+/// The same where requests are traced, but not this one: the upstream is told so in a header, which is
+/// one allocation, and one to have it in two places.
+const MOST_UNSAMPLED: f64 = MOST + 2.0;
 
 /// The same of one that is traced, what makes and sends its spans included: 114, and room for those of
 /// the requests before that are sent meanwhile. Most of them are names of attributes, on the task that
