@@ -4,6 +4,7 @@ pub(crate) mod collector;
 mod context;
 mod process;
 mod trouble;
+mod waits;
 
 use serde_json::json;
 use tidegate::simulator::{Fault, Simulator};
