@@ -55,6 +55,9 @@ fn the_standard_variables_are_heard() {
     let ours = ("TIDEGATE_TRACES_ENDPOINT", "http://ours:1");
     let traces = read("endpoint = \"http://file:1\"", &[own[0], ours]).unwrap().unwrap();
     assert_eq!(traces.endpoint, "http://ours:1/v1/traces");
+    // What is meant for other programs is no business of a gateway that sends nothing.
+    let others = [("OTEL_TRACES_EXPORTER", "console"), ("OTEL_TRACES_SAMPLER", "xray")];
+    assert_eq!(read("", &others).unwrap(), None);
     for off in [("OTEL_SDK_DISABLED", "TRUE"), ("OTEL_TRACES_EXPORTER", "none")] {
         assert_eq!(read("endpoint = \"http://file:1\"", &[own[0], off]).unwrap(), None);
     }
