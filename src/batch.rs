@@ -47,6 +47,7 @@ pub use self::status::BatchStatus;
 use crate::config;
 use crate::proxy::{self, App, Gateway};
 use crate::store::archive::{Archive, Batch, Trouble};
+use crate::telemetry::traces::Parent;
 
 /// Memory for lines that are in memory because they wait or are at the upstream, in KiB: 64 MiB.
 const MEMORY_KIB: usize = 64 << 10;
@@ -100,7 +101,7 @@ impl Batches {
     /// If the archive cannot be read.
     pub async fn resume(self: &Arc<Self>) -> Result<(), Trouble> {
         for batch in self.archive.unfinished().await? {
-            self.start(batch);
+            self.start(batch, None);
         }
         self.tasks.spawn(Arc::clone(self).housekeeping());
         Ok(())
@@ -131,8 +132,9 @@ impl Batches {
         self.gateway.pools().epoch().now().as_nanos() / 1_000_000_000
     }
 
-    fn start(self: &Arc<Self>, batch: Batch) {
-        let job = Arc::new(Job::new(batch));
+    /// Goes on with a batch, which a request made in a span, if that is known.
+    fn start(self: &Arc<Self>, batch: Batch, made_in: Option<Parent>) {
+        let job = Arc::new(Job::new(batch, made_in));
         match self.jobs.lock().entry(job.id().to_owned()) {
             // It was made before those of the process before were gone on with.
             Entry::Occupied(_) => return,

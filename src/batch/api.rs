@@ -20,6 +20,7 @@ use crate::identity::Caller;
 use crate::metrics::Outcome;
 use crate::proxy::{self, ApiError, ProxyError};
 use crate::store::archive::{Batch, Page, Purpose, Record, State as Stage, Trouble};
+use crate::telemetry::traces::Parent;
 
 /// A request to make a batch is small; what is larger is something else.
 const LONGEST_REQUEST: usize = 64 << 10;
@@ -278,7 +279,7 @@ impl Batches {
             let (status, code) = (StatusCode::TOO_MANY_REQUESTS, "too_many_batches");
             ApiError { status, code, param: "", message }
         })?;
-        self.start(batch.clone());
+        self.start(batch.clone(), Parent::of(headers));
         Ok(batch)
     }
 

@@ -19,6 +19,7 @@ use crate::admission::PoolKey;
 use crate::identity::Owner;
 use crate::proxy::BatchLine;
 use crate::store::archive::{Batch, LineProblem, Record, State, Trouble};
+use crate::telemetry::traces::Parent;
 use crate::time::Timestamp;
 
 /// Lines of one batch that stand in line at once. The queue needs one to have something to choose, and
@@ -33,6 +34,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Job {
     number: i64,
     id: Arc<str>,
+    made_in: Option<Parent>,
     owner: Owner,
     cancelled: CancellationToken,
     active: AtomicU32,
@@ -59,11 +61,12 @@ impl Drop for Counted<'_> {
 }
 
 impl Job {
-    pub(super) fn new(batch: Batch) -> Self {
+    pub(super) fn new(batch: Batch, made_in: Option<Parent>) -> Self {
         let Batch { number, id, owner, .. } = batch;
         Self {
             number,
             id: id.into(),
+            made_in,
             owner,
             cancelled: CancellationToken::new(),
             active: AtomicU32::new(0),
@@ -85,7 +88,7 @@ impl Job {
 
     /// A line of it, counted from 0, as traces name it.
     pub(super) fn line(&self, number: u32) -> BatchLine {
-        BatchLine { batch: Arc::clone(&self.id), line: number + 1 }
+        BatchLine { batch: Arc::clone(&self.id), line: number + 1, made_in: self.made_in }
     }
 
     /// Whose it is.

@@ -69,7 +69,7 @@ impl Batches {
         let name = new_id("batch_");
         let added = self.archive.add_batch(name, owner, id, record, u32::MAX).await;
         if let Some(batch) = added.map_err(io::Error::other)? {
-            self.start(batch);
+            self.start(batch, None);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::admission::PoolKey;
 use crate::config;
 use crate::metrics::Outcome;
 use crate::proxy::record::{Facts, RequestId};
-use crate::telemetry::traces::{self, Context, SpanId, traceparent};
+use crate::telemetry::traces::{self, Context, Parent, SpanId, traceparent};
 use crate::usage::{Demand, Details, OutputLimit, Usage};
 
 /// Waits and calls that are kept of one request: more than it is sent by any sensible configuration.
@@ -73,6 +73,8 @@ pub struct BatchLine {
     pub batch: Arc<str>,
     /// The line's number, from 1.
     pub line: u32,
+    /// The span of the request that made the batch, if this process knows it.
+    pub made_in: Option<Parent>,
 }
 
 /// What a request asks for.

@@ -76,6 +76,9 @@ impl Trace {
         if let Some(line) = &self.line {
             span.set("tidegate.batch.id", &*line.batch);
             span.set("tidegate.batch.line", line.line);
+            if let Some(made_in) = &line.made_in {
+                span.link(made_in);
+            }
         }
         if is_failure(end.outcome, facts.status) {
             span.fail();

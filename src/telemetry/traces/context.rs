@@ -76,17 +76,18 @@ impl Parent {
 }
 
 impl Context {
-    /// Makes the headers of a request that is passed on those of this context, as far as they are the
-    /// same for each time that it is sent.
+    /// Makes the headers of a request those that it is passed on with: what it causes is within its own
+    /// span, if spans are made of it, else within its caller's.
     pub fn pass_on(&self, headers: &mut HeaderMap) {
         if self.parent.is_none() {
             // It belongs to a trace that there is not.
             headers.remove(TRACESTATE);
         }
-        if !self.sampled {
-            let span = self.parent.map_or(self.span, |parent| parent.span);
-            headers.insert(TRACEPARENT, traceparent(self.trace, span, false));
-        }
+        let span = match self.parent {
+            Some(parent) if !self.sampled => parent.span,
+            _ => self.span,
+        };
+        headers.insert(TRACEPARENT, traceparent(self.trace, span, self.sampled));
     }
 }
 

@@ -5,12 +5,13 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 pub use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::Status;
+use opentelemetry_proto::tonic::trace::v1::span::Link;
 pub use opentelemetry_proto::tonic::trace::v1::span::SpanKind as Kind;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
 use tokio::time::Instant;
 
-use super::{Clock, Context, SpanId, TraceId};
+use super::{Clock, Context, Parent, SpanId, TraceId};
 use crate::config;
 
 /// The sampled flag of a span, as the protocol has it.
@@ -96,6 +97,16 @@ impl Builder {
         if let Some(value) = value {
             self.set(name, value);
         }
+    }
+
+    /// Links it to a span of another trace.
+    pub fn link(&mut self, to: &Parent) {
+        self.0.links.push(Link {
+            trace_id: to.trace.to_bytes().to_vec(),
+            span_id: to.span.to_bytes().to_vec(),
+            flags: u32::from(to.sampled),
+            ..Link::default()
+        });
     }
 
     /// Says that it failed.

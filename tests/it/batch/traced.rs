@@ -23,5 +23,11 @@ async fn each_line_is_a_trace_that_names_its_batch() {
     traces.dedup();
     assert_eq!(traces.len(), 3);
     assert_eq!(collector.named("chat m").len(), 3);
-    assert_eq!(collector.only("POST /v1/batches").get("tidegate.batch.id"), "");
+    let made = collector.only("POST /v1/batches");
+    for line in &lines {
+        let linked: Vec<_> = line.0.links.iter().map(|link| &link.span_id).collect();
+        assert_eq!(linked, [&made.0.span_id], "to the request that made the batch");
+        assert_eq!(line.0.links[0].trace_id, made.0.trace_id);
+        assert!(line.parent().is_empty());
+    }
 }
