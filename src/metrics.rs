@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //!
-//! - Labels are closed enums or configured names: no model, path or key as sent by a caller.
+//! - Labels are closed enums or configured names, and the names of so many tenants as are told apart
+//!   (`tenants`): no model, path or key as sent by a caller.
 //! - `tidegate_requests_total` counts every request once, under the one outcome it had.
 
 mod batch;
