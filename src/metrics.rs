@@ -16,6 +16,7 @@ mod refusals;
 mod shared;
 mod store;
 mod tenants;
+mod text;
 mod traces;
 mod upstream;
 
@@ -29,11 +30,11 @@ use prometheus::{
 
 pub use self::batch::BatchMetrics;
 pub use self::outcome::{Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
-use self::pools::PoolGauges;
 pub use self::refusals::{Refusal, Refusals};
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
 pub use self::tenants::{Share, TenantMetrics};
+use self::text::{Labels, Text};
 pub use self::traces::TraceMetrics;
 pub use self::upstream::UpstreamMetrics;
 use crate::admission::Pools;
@@ -64,7 +65,8 @@ pub struct Metrics {
     /// By whether the limit ended it.
     capped: [IntCounter; 2],
     blames: [IntCounter; Blame::ALL.len()],
-    pools: PoolGauges,
+    /// In order of the index.
+    classes: Vec<Labels>,
     /// Time from arrival to admission, of admitted requests.
     pub queue_wait: Histogram,
     /// How long admitted requests that had to wait were to wait, when they began to.
@@ -186,7 +188,7 @@ impl Metrics {
             retries,
             capped,
             blames,
-            pools: PoolGauges::register(&registry, classes)?,
+            classes: classes.iter().map(|class| Labels::new([("class", class)])).collect(),
             queue_wait: new.histogram(
                 "tidegate_queue_wait_seconds",
                 "Time from arrival to admission, of admitted requests.",
@@ -267,7 +269,7 @@ impl Metrics {
             batch: BatchMetrics::register(&new)?,
             traces: TraceMetrics::register(&new)?,
             upstream: UpstreamMetrics::register(&new)?,
-            tenants: TenantMetrics::register(&new, keys, max_tenants)?,
+            tenants: TenantMetrics::new(keys, max_tenants),
             refusals: Refusals::default(),
             registry,
         })
@@ -308,11 +310,15 @@ impl Metrics {
 
     /// Everything in the Prometheus text format, levels read from `pools` now.
     pub fn render(&self, pools: &Pools) -> String {
-        let families = self.pools.gather(&self.registry, pools, &self.tenants);
+        let mut families = self.registry.gather();
+        families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
         // Encoding into memory fails only for families without a metric, and those are left out.
         let _ = TextEncoder::new().encode(&families, &mut text);
-        String::from_utf8(text).unwrap_or_default()
+        let mut text = Text::after(String::from_utf8(text).unwrap_or_default());
+        pools::write(&mut text, pools, &self.classes);
+        self.tenants.write(&mut text, pools);
+        text.into_string()
     }
 }
 

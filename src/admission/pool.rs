@@ -276,6 +276,14 @@ impl Pool {
         state.snapshot(now)
     }
 
+    /// The same without forecasts, which take most of the time.
+    pub fn glance(&self) -> Snapshot {
+        let now = self.epoch.now();
+        let mut state = self.state.lock();
+        state.catch_up(now);
+        state.glance(now)
+    }
+
     /// The tenants that have most waiting, at most `most` of them.
     pub fn tenants(&self, most: usize) -> Vec<TenantQueue> {
         let now = self.epoch.now();

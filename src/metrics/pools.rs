@@ -1,201 +1,213 @@
-//! Gauges of the pools, filled when somebody scrapes.
+//! Gauges of the pools, as they are when somebody scrapes.
 
-use parking_lot::Mutex;
-use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::sync::Arc;
 
-use super::TenantMetrics;
+use super::text::{Labels, Text, Value};
 use crate::admission::pool::Snapshot;
-use crate::admission::{Bound, Pools};
-use crate::limit::Mode;
+use crate::admission::pools::Named;
+use crate::admission::{Bound, PoolKey, Pools};
+use crate::limit::{Level, Mode};
 
-/// Pools shown one by one; the busiest of them. A pool has three series for each of its limits, and
+/// Pools shown one by one; the busiest of them. A pool has twelve series for each of its limits, and
 /// a scrape should stay below a megabyte.
 const MOST_SHOWN: usize = 100;
 
-const POOL: [&str; 2] = ["pool", "profile"];
-const CONSTRAINT: [&str; 4] = ["pool", "profile", "unit", "window"];
-
-#[derive(Debug)]
-pub(super) struct PoolGauges {
-    depth: IntGaugeVec,
-    bytes: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    limit: IntGaugeVec,
-    level: IntGaugeVec,
-    held: IntGaugeVec,
-    binding: IntGaugeVec,
-    drift: IntGaugeVec,
-    foreign: IntGaugeVec,
-    doubted: IntGaugeVec,
-    exhausted: GaugeVec,
-    window: GaugeVec,
-    /// By class, in order of the index.
-    class_depth: Vec<IntGauge>,
-    total_depth: IntGauge,
-    oldest: Gauge,
-    pools: IntGauge,
-    stalled: IntGauge,
-    /// Two scrapes at once would fill the gauges from two moments.
-    scrape: Mutex<()>,
+/// A constraint of a pool as it is now.
+struct Constraint {
+    labels: Labels,
+    limit: u64,
+    window: f64,
+    level: i64,
+    held: u64,
+    binding: bool,
+    drift: i64,
+    foreign: u64,
+    doubted: bool,
+    exhausted: f64,
 }
 
-impl PoolGauges {
-    pub(super) fn register(registry: &Registry, classes: &[&str]) -> prometheus::Result<Self> {
-        let family = |name: &str, help: &str, labels: &[&str]| {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone())).map(|()| gauges)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone())).map(|()| gauge)
-        };
-        let of_classes = |name: &str, help: &str| {
-            let gauges = family(name, help, &["class"])?;
-            let gauges = classes.iter().map(|class| gauges.with_label_values(&[*class]));
-            Ok::<_, prometheus::Error>(gauges.collect())
-        };
-        let oldest = Gauge::new(
-            "tidegate_queue_oldest_seconds",
-            "How long the request that has waited longest has waited.",
-        )?;
-        registry.register(Box::new(oldest.clone()))?;
-        let seconds = |name: &str, help: &str| {
-            let gauges = GaugeVec::new(Opts::new(name, help), &CONSTRAINT)?;
-            registry.register(Box::new(gauges.clone())).map(|()| gauges)
-        };
-        Ok(Self {
-            depth: family("tidegate_pool_queue_depth", "Requests waiting in the pool.", &POOL)?,
-            bytes: family(
-                "tidegate_pool_queue_bytes",
-                "Bytes of the bodies of requests waiting in the pool.",
-                &POOL,
-            )?,
-            in_flight: family(
-                "tidegate_pool_in_flight",
-                "Requests of the pool at the upstream.",
-                &POOL,
-            )?,
-            limit: family("tidegate_limit_units", "Units allowed per window.", &CONSTRAINT)?,
-            level: family(
-                "tidegate_level_units",
-                "Units that may be spent now; below zero in debt.",
-                &CONSTRAINT,
-            )?,
-            held: family(
-                "tidegate_held_units",
-                "Units held by requests that are not settled.",
-                &CONSTRAINT,
-            )?,
-            drift: family(
-                "tidegate_drift_units",
-                "Units by which the ledger was ahead of the upstream at the last answer; negative: behind.",
-                &CONSTRAINT,
-            )?,
-            foreign: family(
-                "tidegate_foreign_units",
-                "Units per window that others with the same quota are taken to use.",
-                &CONSTRAINT,
-            )?,
-            doubted: family(
-                "tidegate_mode_doubted",
-                "1 where the upstream has contradicted the configured mode and sliding is used instead.",
-                &CONSTRAINT,
-            )?,
-            exhausted: seconds(
-                "tidegate_exhausted_in_seconds",
-                "When nothing will be left if it is used on as of late; +Inf if that is not in sight.",
-            )?,
-            window: seconds("tidegate_window_seconds", "How long the window of a limit is.")?,
-            binding: family(
-                "tidegate_binding",
-                "1 where the first request in line waits for this constraint.",
-                &CONSTRAINT,
-            )?,
-            class_depth: of_classes(
-                "tidegate_class_queue_depth",
-                "Requests waiting, in all pools, by class.",
-            )?,
-            total_depth: gauge("tidegate_queue_depth", "Requests waiting, in all pools.")?,
-            oldest,
-            pools: gauge("tidegate_pools", "Pools: upstream account and model.")?,
-            stalled: gauge(
-                "tidegate_pools_stalled",
-                "Pools whose timer is overdue while requests wait.",
-            )?,
-            scrape: Mutex::new(()),
-        })
-    }
+/// A pool that is shown.
+struct Pool {
+    labels: Labels,
+    snapshot: Snapshot,
+    constraints: Vec<Constraint>,
+}
 
-    /// Fills the gauges from the pools as they are now, and gathers the whole registry.
-    pub(super) fn gather(
-        &self,
-        registry: &Registry,
-        pools: &Pools,
-        tenants: &TenantMetrics,
-    ) -> Vec<MetricFamily> {
-        let _one_at_a_time = self.scrape.lock();
-        tenants.look(pools);
-        let families =
-            [&self.depth, &self.bytes, &self.in_flight, &self.limit, &self.level, &self.held];
-        let more = [&self.binding, &self.drift, &self.foreign, &self.doubted];
-        families.into_iter().chain(more).for_each(IntGaugeVec::reset);
-        self.exhausted.reset();
-        self.window.reset();
-        let mut all: Vec<_> = pools
-            .all()
-            .into_iter()
-            .map(|(key, named)| (named.pool.snapshot(), key, named))
-            .collect();
-        all.sort_by_key(|(snapshot, key, _)| {
-            let busy = snapshot.queued as u64 + u64::from(snapshot.in_flight);
-            (std::cmp::Reverse(busy), key.0)
+impl Constraint {
+    fn of(pool: [(&str, &str); 2], level: &Level<'_>, named: &Named, binding: bool) -> Self {
+        let quota = level.quota;
+        let [id, profile] = pool;
+        let unit = ("unit", quota.unit().as_str());
+        let exhausted = level.exhausted_at.map(|at| at.since(named.pool.now()).as_secs_f64());
+        Self {
+            labels: Labels::new([id, profile, unit, ("window", quota.name())]),
+            limit: quota.limit(),
+            window: quota.window().as_secs_f64(),
+            level: level.available,
+            held: level.held,
+            binding,
+            drift: level.drift,
+            foreign: level.foreign,
+            doubted: level.mode == Mode::Sliding
+                && !matches!(quota.mode(), Mode::Sliding | Mode::Auto),
+            exhausted: exhausted.unwrap_or(f64::INFINITY),
+        }
+    }
+}
+
+impl Pool {
+    fn of((snapshot, key, named): (Snapshot, PoolKey, Arc<Named>)) -> Self {
+        let id = key.to_string();
+        let pool = [("pool", id.as_str()), ("profile", &named.profile)];
+        let mut constraints = Vec::new();
+        named.pool.levels(|level| {
+            let binding = snapshot.bound == Some(Bound::Constraint(constraints.len()));
+            constraints.push(Constraint::of(pool, &level, &named, binding));
         });
-        self.pools.set(count(all.len()));
-        self.total_depth.set(all.iter().map(|(it, ..)| count(it.queued)).sum());
-        for (class, gauge) in self.class_depth.iter().enumerate() {
-            let queued = |it: &Snapshot| it.classes.get(class).map_or(0, |it| count(it.queued));
-            gauge.set(all.iter().map(|(it, ..)| queued(it)).sum());
-        }
-        self.stalled.set(count(all.iter().filter(|(it, ..)| it.stalled).count()));
-        let oldest = all.iter().map(|(it, ..)| it.oldest_wait).max().unwrap_or_default();
-        self.oldest.set(oldest.as_secs_f64());
-        for (snapshot, key, named) in all.iter().take(MOST_SHOWN) {
-            let id = key.to_string();
-            let pool = [id.as_str(), &named.profile];
-            self.depth.with_label_values(&pool).set(count(snapshot.queued));
-            self.bytes.with_label_values(&pool).set(signed(snapshot.queued_bytes));
-            self.in_flight.with_label_values(&pool).set(i64::from(snapshot.in_flight));
-            let mut index = 0;
-            named.pool.levels(|level| {
-                let labels =
-                    [id.as_str(), &named.profile, level.quota.unit().as_str(), level.quota.name()];
-                self.limit.with_label_values(&labels).set(signed(level.quota.limit()));
-                self.window.with_label_values(&labels).set(level.quota.window().as_secs_f64());
-                self.level.with_label_values(&labels).set(level.available);
-                self.held.with_label_values(&labels).set(signed(level.held));
-                self.drift.with_label_values(&labels).set(level.drift);
-                self.foreign.with_label_values(&labels).set(signed(level.foreign));
-                let doubted = level.mode == Mode::Sliding
-                    && !matches!(level.quota.mode(), Mode::Sliding | Mode::Auto);
-                self.doubted.with_label_values(&labels).set(i64::from(doubted));
-                let now = named.pool.now();
-                let exhausted = level.exhausted_at.map(|at| at.since(now).as_secs_f64());
-                let exhausted = exhausted.unwrap_or(f64::INFINITY);
-                self.exhausted.with_label_values(&labels).set(exhausted);
-                let binding = snapshot.bound == Some(Bound::Constraint(index));
-                self.binding.with_label_values(&labels).set(i64::from(binding));
-                index += 1;
-            });
-        }
-        registry.gather().into_iter().filter(|family| !family.get_metric().is_empty()).collect()
+        Self { labels: Labels::new(pool), snapshot, constraints }
     }
 }
 
-fn count(value: usize) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+/// Writes what there is to know of the pools, of classes called so.
+pub(super) fn write(text: &mut Text, pools: &Pools, classes: &[Labels]) {
+    let mut all: Vec<_> =
+        pools.all().into_iter().map(|(key, named)| (named.pool.glance(), key, named)).collect();
+    all.sort_by_key(|(snapshot, key, _)| {
+        let busy = snapshot.queued as u64 + u64::from(snapshot.in_flight);
+        (std::cmp::Reverse(busy), key.0)
+    });
+    totals(text, &all, classes);
+    all.truncate(MOST_SHOWN);
+    let shown: Vec<_> = all.into_iter().map(Pool::of).collect();
+    each(text, &shown);
+    each_constraint(text, &shown);
 }
 
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn totals(text: &mut Text, all: &[(Snapshot, PoolKey, Arc<Named>)], classes: &[Labels]) {
+    let none = Labels::new([]);
+    let snapshots = || all.iter().map(|(snapshot, ..)| snapshot);
+    text.family(("tidegate_queue_depth", "gauge", "Requests waiting, in all pools."), |family| {
+        family.add(&none, count(snapshots().map(|it| it.queued).sum()))
+    });
+    text.family(
+        (
+            "tidegate_queue_oldest_seconds",
+            "gauge",
+            "How long the request that has waited longest has waited.",
+        ),
+        |family| {
+            let oldest = snapshots().map(|it| it.oldest_wait).max().unwrap_or_default();
+            family.add(&none, oldest.as_secs_f64());
+        },
+    );
+    text.family(
+        ("tidegate_class_queue_depth", "gauge", "Requests waiting, in all pools, by class."),
+        |family| {
+            for (class, labels) in classes.iter().enumerate() {
+                let queued = |it: &Snapshot| it.classes.get(class).map_or(0, |it| it.queued);
+                family.add(labels, count(snapshots().map(queued).sum()));
+            }
+        },
+    );
+    text.family(("tidegate_pools", "gauge", "Pools: upstream account and model."), |family| {
+        family.add(&none, count(all.len()));
+    });
+    text.family(
+        ("tidegate_pools_stalled", "gauge", "Pools whose timer is overdue while requests wait."),
+        |family| family.add(&none, count(snapshots().filter(|it| it.stalled).count())),
+    );
+}
+
+fn each(text: &mut Text, shown: &[Pool]) {
+    let mut gauge = |name, help, value: fn(&Snapshot) -> u64| {
+        text.family((name, "gauge", help), |family| {
+            for pool in shown {
+                family.add(&pool.labels, value(&pool.snapshot));
+            }
+        });
+    };
+    gauge("tidegate_pool_queue_depth", "Requests waiting in the pool.", |it| count(it.queued));
+    gauge(
+        "tidegate_pool_queue_bytes",
+        "Bytes of the bodies of requests waiting in the pool.",
+        |it| it.queued_bytes,
+    );
+    gauge("tidegate_pool_in_flight", "Requests of the pool at the upstream.", |it| {
+        it.in_flight.into()
+    });
+}
+
+fn each_constraint(text: &mut Text, shown: &[Pool]) {
+    gauge(text, shown, "tidegate_limit_units", "Units allowed per window.", |it| it.limit);
+    gauge(text, shown, "tidegate_window_seconds", "How long the window of a limit is.", |it| {
+        it.window
+    });
+    gauge(
+        text,
+        shown,
+        "tidegate_level_units",
+        "Units that may be spent now; below zero in debt.",
+        |it| it.level,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_held_units",
+        "Units held by requests that are not settled.",
+        |it| it.held,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_binding",
+        "1 where the first request in line waits for this constraint.",
+        |it| it.binding,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_drift_units",
+        "Units by which the ledger was ahead of the upstream at the last answer; negative: behind.",
+        |it| it.drift,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_foreign_units",
+        "Units per window that others with the same quota are taken to use.",
+        |it| it.foreign,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_mode_doubted",
+        "1 where the upstream has contradicted the configured mode and sliding is used instead.",
+        |it| it.doubted,
+    );
+    gauge(
+        text,
+        shown,
+        "tidegate_exhausted_in_seconds",
+        "When nothing will be left if it is used on as of late; +Inf if that is not in sight.",
+        |it| it.exhausted,
+    );
+}
+
+/// A gauge of every constraint of the pools.
+fn gauge<V: Value>(
+    text: &mut Text,
+    shown: &[Pool],
+    name: &'static str,
+    help: &str,
+    value: impl Fn(&Constraint) -> V,
+) {
+    text.family((name, "gauge", help), |family| {
+        for constraint in shown.iter().flat_map(|pool| &pool.constraints) {
+            family.add(&constraint.labels, value(constraint));
+        }
+    });
+}
+
+fn count(value: usize) -> u64 {
+    value as u64
 }

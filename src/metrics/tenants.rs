@@ -10,13 +10,14 @@
 //! - A name is that of a configured key, or the digits that the log has as well; never a key.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
-use super::Registrar;
 use super::outcome::Fate;
+use super::text::{Labels, Text, Value};
 use crate::admission::Pools;
 use crate::identity::VirtualKey;
 
@@ -47,63 +48,28 @@ pub struct Share {
 /// The metrics of single tenants.
 #[derive(Debug)]
 pub struct TenantMetrics {
-    requests: IntCounterVec,
-    tokens: IntCounterVec,
-    waited: CounterVec,
-    depth: IntGaugeVec,
     most: usize,
-    named: RwLock<HashMap<u64, Series>>,
-    other: Series,
-    none: Series,
+    named: RwLock<HashMap<u64, Arc<Series>>>,
+    other: Arc<Series>,
+    none: Arc<Series>,
 }
 
-/// The series of one tenant, resolved once.
+/// The counts of one tenant.
 #[derive(Debug)]
 struct Series {
-    requests: [IntCounter; Fate::ALL.len()],
-    tokens: [IntCounter; KINDS.len()],
-    waited: Counter,
-    depth: IntGauge,
+    name: Box<str>,
+    requests: [AtomicU64; Fate::ALL.len()],
+    tokens: [AtomicU64; KINDS.len()],
+    /// Microseconds.
+    waited: AtomicU64,
 }
 
 impl TenantMetrics {
-    /// Registers them, with at most so many named tenants; holders of `keys` are the first.
-    pub(super) fn register(
-        new: &Registrar<'_>,
-        keys: &[VirtualKey],
-        most: usize,
-    ) -> prometheus::Result<Self> {
-        let requests = IntCounterVec::new(
-            Opts::new("tidegate_tenant_requests_total", "Requests by tenant and how they ended."),
-            &["tenant", "fate"],
-        )?;
-        let tokens = IntCounterVec::new(
-            Opts::new(
-                "tidegate_tenant_tokens_total",
-                "Tokens that answers to a tenant reported as used; cached is part of prompt.",
-            ),
-            &["tenant", "kind"],
-        )?;
-        let waited = CounterVec::new(
-            Opts::new(
-                "tidegate_tenant_wait_seconds_total",
-                "Time that a tenant's requests which have ended had waited in line, together.",
-            ),
-            &["tenant"],
-        )?;
-        let depth = IntGaugeVec::new(
-            Opts::new("tidegate_tenant_queue_depth", "Requests of a tenant waiting, in all pools."),
-            &["tenant"],
-        )?;
-        new.0.register(Box::new(requests.clone()))?;
-        new.0.register(Box::new(tokens.clone()))?;
-        new.0.register(Box::new(waited.clone()))?;
-        new.0.register(Box::new(depth.clone()))?;
-        let series = |name: &str| Series::resolve(name, &requests, &tokens, &waited, &depth);
-        let (other, none) = (series(OTHER), series(NONE));
+    /// Counts of at most so many named tenants; holders of `keys` are the first.
+    pub(super) fn new(keys: &[VirtualKey], most: usize) -> Self {
+        let series = |name: &str| Arc::new(Series::new(name));
         let named = keys.iter().take(most).map(|key| (key.tenant(), series(&key.name))).collect();
-        let named = RwLock::new(named);
-        Ok(Self { requests, tokens, waited, depth, most, named, other, none })
+        Self { most, named: RwLock::new(named), other: series(OTHER), none: series(NONE) }
     }
 
     /// Counts a request that has ended, of this tenant if it came to have one: its id and name.
@@ -119,90 +85,160 @@ impl TenantMetrics {
             return self.other.count(share);
         }
         let mut named = self.named.write();
-        // Others may have come since.
-        if named.len() >= self.most && !named.contains_key(&id) {
-            return self.other.count(share);
+        if !named.contains_key(&id) {
+            // Others may have come since. Names are digits of ids: a second one that has the same
+            // would be a second series of that name.
+            let taken = named.values().any(|series| &*series.name == name);
+            if taken || named.len() >= self.most {
+                return self.other.count(share);
+            }
+            named.insert(id, Arc::new(Series::new(name)));
         }
-        let resolve =
-            || Series::resolve(name, &self.requests, &self.tokens, &self.waited, &self.depth);
-        named.entry(id).or_insert_with(resolve).count(share);
+        if let Some(series) = named.get(&id) {
+            series.count(share);
+        }
     }
 
-    /// Sets the gauges from what waits in the pools now.
-    pub(super) fn look(&self, pools: &Pools) {
-        let mut waiting: HashMap<u64, i64> = HashMap::new();
+    /// Writes what there is to know of tenants, and what they have waiting in the pools now.
+    pub(super) fn write(&self, text: &mut Text, pools: &Pools) {
+        let mut waiting: HashMap<u64, u64> = HashMap::new();
         for (_, pool) in pools.all() {
-            pool.pool.each_waiting(|tenant, queued| {
-                *waiting.entry(tenant).or_default() += i64::try_from(queued).unwrap_or(i64::MAX);
-            });
+            pool.pool.each_waiting(|id, queued| *waiting.entry(id).or_default() += queued as u64);
         }
-        // Not before: whoever ends under a pool's lock waits for this one.
-        for (id, series) in self.named.read().iter() {
-            series.depth.set(waiting.remove(id).unwrap_or(0));
-        }
-        self.other.depth.set(waiting.into_values().sum());
+        // Not while a pool is locked: whoever ends under that lock would wait for this one.
+        let named = self.named.read();
+        let known = named.iter().map(|(id, series)| (Arc::clone(series), waiting.remove(id)));
+        let mut all: Vec<_> = known.map(|(series, depth)| (series, depth.unwrap_or(0))).collect();
+        drop(named);
+        all.push((Arc::clone(&self.other), waiting.into_values().sum()));
+        all.push((Arc::clone(&self.none), 0));
+        all.sort_unstable_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        let labels = |label, value| {
+            move |series: &Series| Labels::new([("tenant", &*series.name), (label, value)])
+        };
+        text.family(
+            ("tidegate_tenant_requests_total", "counter", "Requests by tenant and how they ended."),
+            |family| {
+                for fate in Fate::ALL {
+                    let labels = labels("fate", fate.as_str());
+                    for (series, _) in &all {
+                        family.add(&labels(series), read(&series.requests[fate as usize]));
+                    }
+                }
+            },
+        );
+        text.family(
+            (
+                "tidegate_tenant_tokens_total",
+                "counter",
+                "Tokens that answers to a tenant reported as used; cached is part of prompt.",
+            ),
+            |family| {
+                for (kind, name) in KINDS.into_iter().enumerate() {
+                    let labels = labels("kind", name);
+                    for (series, _) in &all {
+                        family.add(&labels(series), read(&series.tokens[kind]));
+                    }
+                }
+            },
+        );
+        one(
+            text,
+            &all,
+            "tidegate_tenant_wait_seconds_total",
+            ("counter", "Time that a tenant's ended requests had waited in line, together."),
+            |series, _| Duration::from_micros(read(&series.waited)).as_secs_f64(),
+        );
+        one(
+            text,
+            &all,
+            "tidegate_tenant_queue_depth",
+            ("gauge", "Requests of a tenant waiting, in all pools."),
+            |_, depth| depth,
+        );
     }
 }
 
-impl Series {
-    fn resolve(
-        name: &str,
-        requests: &IntCounterVec,
-        tokens: &IntCounterVec,
-        waited: &CounterVec,
-        depth: &IntGaugeVec,
-    ) -> Self {
-        Self {
-            requests: Fate::ALL.map(|fate| requests.with_label_values(&[name, fate.as_str()])),
-            tokens: KINDS.map(|kind| tokens.with_label_values(&[name, kind])),
-            waited: waited.with_label_values(&[name]),
-            depth: depth.with_label_values(&[name]),
+/// A family with one series for each tenant.
+fn one<V: Value>(
+    text: &mut Text,
+    all: &[(Arc<Series>, u64)],
+    name: &'static str,
+    (kind, help): (&str, &str),
+    value: impl Fn(&Series, u64) -> V,
+) {
+    text.family((name, kind, help), |family| {
+        for (series, depth) in all {
+            family.add(&Labels::new([("tenant", &series.name)]), value(series, *depth));
         }
+    });
+}
+
+impl Series {
+    fn new(name: &str) -> Self {
+        let (requests, tokens) = Default::default();
+        Self { name: name.into(), requests, tokens, waited: AtomicU64::new(0) }
     }
 
     fn count(&self, share: &Share) {
         let Share { fate, prompt, completion, cached, waited } = *share;
-        self.requests[fate as usize].inc();
-        let [of_prompt, of_completion, of_cached] = &self.tokens;
-        of_prompt.inc_by(prompt);
-        of_completion.inc_by(completion);
-        of_cached.inc_by(cached);
-        self.waited.inc_by(waited.as_secs_f64());
+        add(&self.requests[fate as usize], 1);
+        for (sum, tokens) in self.tokens.iter().zip([prompt, completion, cached]) {
+            add(sum, tokens);
+        }
+        add(&self.waited, u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
     }
+}
+
+/// Counts have nothing to do with each other: no order is needed.
+fn add(sum: &AtomicU64, more: u64) {
+    if more > 0 {
+        sum.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+fn read(sum: &AtomicU64) -> u64 {
+    sum.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]
 mod tests {
-    use prometheus::Registry;
-    use prometheus::core::Collector;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
-
-    fn metrics(keys: &[VirtualKey], most: usize) -> TenantMetrics {
-        TenantMetrics::register(&Registrar(&Registry::new()), keys, most).unwrap()
-    }
+    use crate::time::Epoch;
 
     fn share(fate: Fate) -> Share {
         let waited = Duration::from_millis(500);
         Share { fate, prompt: 10, completion: 5, cached: 2, waited }
     }
 
-    fn requests(metrics: &TenantMetrics, name: &str) -> u64 {
-        let of = |fate: Fate| metrics.requests.with_label_values(&[name, fate.as_str()]).get();
-        Fate::ALL.map(of).into_iter().sum()
+    /// The value of a series, as it is written; `None` if it is not there.
+    fn value(metrics: &TenantMetrics, series: &str) -> Option<f64> {
+        let page = page(metrics);
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
-    /// Names that have series, of all metrics.
+    fn page(metrics: &TenantMetrics) -> String {
+        let mut text = Text::default();
+        metrics.write(&mut text, &Pools::new(1, Epoch::start(), TaskTracker::new()));
+        text.into_string()
+    }
+
+    /// All requests of a tenant.
+    fn requests(metrics: &TenantMetrics, name: &str) -> u64 {
+        let named = metrics.named.read();
+        let all = named.values().chain([&metrics.other, &metrics.none]);
+        let found = all.filter(|series| &*series.name == name);
+        found.flat_map(|series| series.requests.iter().map(read)).sum()
+    }
+
+    /// Names that have series, of all families.
     fn names(metrics: &TenantMetrics) -> Vec<String> {
-        let families = [
-            metrics.requests.collect(),
-            metrics.tokens.collect(),
-            metrics.waited.collect(),
-            metrics.depth.collect(),
-        ];
-        let series = families.iter().flatten().flat_map(|it| it.get_metric());
-        let labels = series.flat_map(|it| it.get_label()).filter(|it| it.name() == "tenant");
-        let mut names: Vec<_> = labels.map(|it| it.value().to_owned()).collect();
+        let page = page(metrics);
+        let tenants = page.split("{tenant=\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let mut names: Vec<_> = tenants.map(str::to_owned).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -210,7 +246,7 @@ mod tests {
 
     #[test]
     fn whoever_is_answered_gets_a_name_while_there_are_any() {
-        let metrics = metrics(&[], 2);
+        let metrics = TenantMetrics::new(&[], 2);
         metrics.count(Some((1, "a")), &share(Fate::Refused));
         metrics.count(Some((2, "b")), &share(Fate::Failed));
         assert_eq!(names(&metrics), [NONE, OTHER], "nobody was answered");
@@ -223,11 +259,14 @@ mod tests {
         for (name, count) in [(NONE, 1), (OTHER, 3), ("b", 1), ("c", 2)] {
             assert_eq!(requests(&metrics, name), count, "{name}");
         }
-        assert_eq!(metrics.tokens.with_label_values(&["c", "prompt"]).get(), 20);
-        assert_eq!(metrics.tokens.with_label_values(&["c", "completion"]).get(), 10);
-        assert_eq!(metrics.tokens.with_label_values(&["c", "cached"]).get(), 4);
-        let waited = metrics.waited.with_label_values(&["c"]).get();
-        assert!((waited - 1.0).abs() < 1e-9, "{waited}");
+        let of = |family: &str| value(&metrics, &format!("tidegate_tenant_{family}}}"));
+        assert_eq!(of("tokens_total{tenant=\"c\",kind=\"prompt\""), Some(20.0));
+        assert_eq!(of("tokens_total{tenant=\"c\",kind=\"completion\""), Some(10.0));
+        assert_eq!(of("tokens_total{tenant=\"c\",kind=\"cached\""), Some(4.0));
+        assert_eq!(of("wait_seconds_total{tenant=\"c\""), Some(1.0));
+        assert_eq!(of("requests_total{tenant=\"c\",fate=\"gone\""), Some(1.0));
+        assert_eq!(of("queue_depth{tenant=\"c\""), Some(0.0));
+        assert_eq!(of("queue_depth{tenant=\"a\""), None);
     }
 
     #[test]
@@ -240,18 +279,27 @@ mod tests {
             class: None,
         };
         let keys = [key("team-a", 1), key("team-b", 2), key("team-c", 3)];
-        let metrics = metrics(&keys, 2);
+        let metrics = TenantMetrics::new(&keys, 2);
         assert_eq!(names(&metrics), [NONE, OTHER, "team-a", "team-b"]);
         metrics.count(Some((keys[2].tenant(), "team-c")), &share(Fate::Completed));
         metrics.count(Some((keys[1].tenant(), "team-b")), &share(Fate::Refused));
         assert_eq!((requests(&metrics, OTHER), requests(&metrics, "team-b")), (1, 1));
     }
 
+    #[test]
+    fn two_tenants_whose_digits_are_the_same_make_one_series() {
+        let metrics = TenantMetrics::new(&[], 2);
+        for id in [1, 2, 2] {
+            metrics.count(Some((id, "0a0b0c0d")), &share(Fate::Completed));
+        }
+        assert_eq!((requests(&metrics, "0a0b0c0d"), requests(&metrics, OTHER)), (1, 2));
+    }
+
     /// However many come and in whatever order: no more names than allowed, every request counted
     /// once, and no series ever goes down.
     #[test]
     fn names_are_bounded_and_no_counter_goes_down() {
-        let metrics = metrics(&[], 7);
+        let metrics = TenantMetrics::new(&[], 7);
         let mut before = HashMap::new();
         let mut random = fastrand::Rng::with_seed(7);
         for round in 1..=200_u64 {

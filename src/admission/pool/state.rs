@@ -270,6 +270,11 @@ impl State {
 
     pub(super) fn snapshot(&mut self, now: Timestamp) -> Snapshot {
         let forecasts = self.outlook(now);
+        Snapshot { forecasts, ..self.glance(now) }
+    }
+
+    /// A snapshot without forecasts.
+    pub(super) fn glance(&self, now: Timestamp) -> Snapshot {
         let loads = self.scheduler.loads();
         let oldest = (0..loads.len()).filter_map(|class| self.scheduler.oldest(class)).min();
         let late = self.armed.is_some_and(|at| now.since(at) > STALLED_AFTER);
@@ -284,7 +289,7 @@ impl State {
             classes: (0..loads.len())
                 .map(|class| queue(loads[class], self.scheduler.oldest(class), now))
                 .collect(),
-            forecasts,
+            forecasts: Vec::new(),
         }
     }
 

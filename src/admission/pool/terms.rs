@@ -144,7 +144,7 @@ pub struct Snapshot {
     /// By class: what waits.
     pub classes: Vec<Queue>,
     /// By class: how long a request such as there were lately would wait, from a tenant that has
-    /// nothing waiting.
+    /// nothing waiting. Empty in a glance.
     pub forecasts: Vec<Duration>,
 }
 

@@ -18,8 +18,7 @@ fn of_tenants(page: &str, name: &str) -> BTreeMap<(String, String), u64> {
             quoted.next();
             quoted.next().expect("a label").to_owned()
         };
-        // The encoder writes labels in the order of their names: fate and kind come before tenant.
-        let (other, tenant) = (label(), label());
+        let (tenant, other) = (label(), label());
         let value = line.rsplit(' ').next().and_then(|it| it.parse().ok());
         ((tenant, other), value.expect("a whole number"))
     });
