@@ -87,7 +87,7 @@ fn totals(text: &mut Text, all: &[(Snapshot, PoolKey, Arc<Named>)], classes: &[L
     let none = Labels::new([]);
     let snapshots = || all.iter().map(|(snapshot, ..)| snapshot);
     text.family(("tidegate_queue_depth", "gauge", "Requests waiting, in all pools."), |family| {
-        family.add(&none, count(snapshots().map(|it| it.queued).sum()))
+        family.add(&none, count(snapshots().map(|it| it.queued).sum()));
     });
     text.family(
         (
@@ -114,7 +114,9 @@ fn totals(text: &mut Text, all: &[(Snapshot, PoolKey, Arc<Named>)], classes: &[L
     });
     text.family(
         ("tidegate_pools_stalled", "gauge", "Pools whose timer is overdue while requests wait."),
-        |family| family.add(&none, count(snapshots().filter(|it| it.stalled).count())),
+        |family| {
+            family.add(&none, count(snapshots().filter(|it| it.stalled).count()));
+        },
     );
 }
 
