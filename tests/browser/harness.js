@@ -22,7 +22,7 @@ const CALLERS = [
   { tenant: "search", model: "glm-4.7", class: "interactive", at_once: 10, prompt: 260, output: 180 },
   { tenant: "support-desk", model: "glm-4.7", class: "standard", at_once: 14, prompt: 700, output: 320 },
   { tenant: "evaluation", model: "glm-4.7", class: "batch", at_once: 18, prompt: 420, output: 240 },
-  { tenant: "search", model: "llama-3.3-70b", class: "interactive", at_once: 2, prompt: 180, output: 120 },
+  { tenant: "search", model: "llama-3.3-70b", class: "interactive", at_once: 1, prompt: 180, output: 120, every: 500 },
 ];
 
 const digest = (key) => createHash("sha256").update(key).digest("hex");
@@ -75,9 +75,9 @@ export class World {
       ["requests", "minute", 180, 60],
       ["requests", "hour", 7_200, 3_600],
       ["requests", "day", 172_800, 86_400],
-      ["tokens", "minute", 130_000, 60],
-      ["tokens", "hour", 5_000_000, 3_600],
-      ["tokens", "day", 100_000_000, 86_400],
+      ["tokens", "minute", 90_000, 60],
+      ["tokens", "hour", 2_500_000, 3_600],
+      ["tokens", "day", 20_000_000, 86_400],
     ];
     world.simulator = await Child.start(world.directory, "simulator", [
       "simulate",
@@ -153,11 +153,12 @@ ${tenants.map((name) => `[[keys]]\nname = ${JSON.stringify(name)}\nhash = "sha25
     this.loaded = true;
     // One for each call: a signal remembers everybody who ever listened to it.
     this.running = new Set();
-    this.calls = CALLERS.flatMap(({ tenant, model, at_once, prompt, output, ...caller }) =>
+    this.calls = CALLERS.flatMap(({ tenant, model, at_once, prompt, output, every = 0, ...caller }) =>
       Array.from({ length: at_once }, async (_, number) => {
         const headers = { "x-tidegate-class": caller.class };
-        // Some have little patience, so that somebody is turned away.
-        if (number % 7 === 3) headers["x-tidegate-max-wait"] = "2s";
+        // One has little patience, so that somebody is turned away now and then.
+        const hasty = number === 3;
+        if (hasty) headers["x-tidegate-max-wait"] = "4s";
         while (this.loaded) {
           const call = new AbortController();
           this.running.add(call);
@@ -165,7 +166,8 @@ ${tenants.map((name) => `[[keys]]\nname = ${JSON.stringify(name)}\nhash = "sha25
           const status = await this.chat(tenant, model, { prompt, output, headers, signal }).catch(() => null);
           this.running.delete(call);
           // Nobody who is turned away asks again at once.
-          if (status !== 200) await pause(800);
+          if (status !== 200 || hasty) await pause(4_000);
+          await pause(every);
         }
       }),
     );

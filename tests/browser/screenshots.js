@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { DESKTOP, PHONE, World, browser, open, pause } from "./harness.js";
 
 /** As much of the page as a reader looks at in passing. */
-const GLANCE = { desktop: { width: 1280, height: 1220 }, phone: { width: 390, height: 900 } };
+const GLANCE = { desktop: { width: 1280, height: 1120 }, phone: PHONE };
 
 /** Takes all four: of the whole page, or of its beginning with only the busiest pool open. */
 export async function shoot(chrome, world, directory, whole = true) {

@@ -10,6 +10,9 @@ const HEIGHT = 150;
 const COLOURS = ["--s1", "--s2", "--s3", "--s4", "--s5", "--s6"];
 const DASHES = [[], [6, 3], [2, 3], [10, 3, 2, 3], [4, 4], [1, 3]];
 
+/** Steps between marks of time, in seconds. */
+const SPANS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200];
+
 const KINDS = [
   {
     id: "requests",
@@ -182,6 +185,8 @@ class Figure {
       ticks: { stroke: colour("--grid"), width: 1, size: 4 },
       font: "11px system-ui, sans-serif",
     };
+    // Seconds go into minutes, not into hundreds.
+    const incrs = format === span ? SPANS : undefined;
     const options = {
       width: Math.max(200, this.canvas.clientWidth),
       height: HEIGHT,
@@ -194,7 +199,7 @@ class Figure {
       },
       axes: [
         { ...axis, size: 24, space: 70, values: (_, ticks, __, ___, step) => ticks.map((at) => time(at * 1_000).slice(0, step < 60 ? 8 : 5)) },
-        { ...axis, size: 58, space: 34, values: (_, ticks) => ticks.map((value) => this.mark(value, format)) },
+        { ...axis, size: 58, space: 30, incrs, values: (_, ticks) => ticks.map((value) => this.mark(value, format)) },
       ],
       series: [
         {},
@@ -213,7 +218,7 @@ class Figure {
   /** A mark at the axis: a number without more digits than it needs. */
   mark(value, format) {
     if (format === percent) return `${Math.round(value * 100)} %`;
-    if (format === span) return span(Number(value.toPrecision(3)));
+    if (format === span) return value < 60 ? span(Number(value.toPrecision(3))) : `${Number((value / 60).toPrecision(3))} min`;
     return value >= 1_000 ? new Intl.NumberFormat("en", { notation: "compact" }).format(value) : String(Number(value.toPrecision(3)));
   }
 

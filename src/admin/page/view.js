@@ -189,7 +189,8 @@ function updateGauge(part, it, status) {
   const facts = [resets, origin, mode];
   if (it.foreign > 0) facts.push(`others use ${compact(it.foreign)}`);
   if (it.drift !== 0) facts.push(`drift ${count(it.drift)}`);
-  if (it.exhausted_at) facts.push(`used up at ${when(it.exhausted_at, status.at)}`);
+  // What is used up already says so above.
+  if (it.exhausted_at && it.available > 0) facts.push(`used up at ${when(it.exhausted_at, status.at)}`);
   say(part.facts, facts.join(" · "));
   const binding = it.binding ? ", binding" : "";
   const spoken = `${percent(whole)} used${binding}: ${count(it.available)} of ${count(it.limit)} left, ${count(it.held)} held, ${resets}`;
