@@ -37,7 +37,7 @@ pub(super) struct Record {
     arrived: Instant,
     id: RequestId,
     endpoint: &'static str,
-    /// The trace that it belongs to, if it is known.
+    /// The trace that it belongs to, if somebody may know it.
     trace: Option<TraceId>,
     /// Where it is handed over when it has ended, if it is traced.
     traces: Option<Arc<Traces>>,
@@ -134,8 +134,8 @@ impl Record {
         if let Some((collected, target)) = &gateway.traces {
             let context = collected.begin(parent);
             context.pass_on(request.headers_mut());
-            trace = Some(context.trace);
             if context.sampled {
+                trace = Some(context.trace);
                 traces = Some(Arc::clone(collected));
                 let (method, headers) = (request.method().clone(), request.headers());
                 let notes = Trace::new(context, Arc::clone(target), method, headers);
