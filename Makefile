@@ -41,7 +41,7 @@ plots: .tools/plots/installed
 # The plot of README.md: a minute of real time with the real thing, with and without it.
 minute: .tools/plots/installed
 	cargo build --release --locked
-	.tools/plots/bin/python docs/plots/minute.py target/release/tidegate docs/plots/minute.png
+	.tools/plots/bin/python docs/plots/minute.py target/release/tidegate docs/images/minute.png
 
 .tools/plots/installed: docs/plots/requirements.txt tests/sdk/python/requirements.txt
 	python3 -m venv .tools/plots
