@@ -1,7 +1,7 @@
 //! Families that are written into a scrape as they are, without being kept between two scrapes.
 //!
 //! What has a series for each pool or tenant is thousands of lines. The registry would make an object
-//! with labels of its own for each, twice, and take more than ten times as long.
+//! with labels of its own for each, twice, and take several times as long.
 
 use std::fmt::Write;
 
