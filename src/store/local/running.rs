@@ -36,8 +36,18 @@ pub struct Running {
 pub struct Desk {
     waker: Waker,
     file: Arc<Path>,
+    reader: Arc<Mutex<Reader>>,
+}
+
+/// A connection of the desk's own.
+#[derive(Default)]
+enum Reader {
     /// Opened when it is first asked for.
-    reader: Arc<Mutex<Option<Connection>>>,
+    #[default]
+    Closed,
+    Open(Connection),
+    /// The store has ended: whoever opens its database now keeps the log from being folded in.
+    Gone,
 }
 
 impl fmt::Debug for Desk {
@@ -82,6 +92,11 @@ impl Running {
         if self.thread.take().is_none_or(|thread| thread.is_finished()) {
             return false;
         }
+        // The last connection that closes folds the log into the database. A look that is under way
+        // ends within a patience of its own.
+        let reader = Arc::clone(&self.desk.reader);
+        let closing = tokio::task::spawn_blocking(move || *reader.lock() = Reader::Gone);
+        let _ = tokio::time::timeout(patience, closing).await;
         let (answer, answered) = sync_channel(1);
         self.desk.waker.order(Order::Stop(answer));
         wait(answered, patience).await
@@ -112,19 +127,21 @@ impl Desk {
     ///
     /// # Errors
     ///
-    /// What SQLite says; that it was interrupted if the time was not enough.
+    /// What SQLite says; that it was interrupted if the time was not enough or the store has ended.
     pub fn look<T>(
         &self,
         patience: Duration,
         look: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         let mut reader = self.reader.lock();
-        let connection = match &mut *reader {
-            Some(connection) => connection,
-            none => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                none.insert(Connection::open_with_flags(&self.file, flags)?)
-            }
+        if matches!(*reader, Reader::Closed) {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            *reader = Reader::Open(Connection::open_with_flags(&self.file, flags)?);
+        }
+        let Reader::Open(connection) = &mut *reader else {
+            let gone = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_INTERRUPT);
+            let why = "the store has ended".to_owned();
+            return Err(rusqlite::Error::SqliteFailure(gone, Some(why)));
         };
         let until = Instant::now() + patience;
         connection.progress_handler(LOOK_EVERY, Some(move || Instant::now() > until))?;

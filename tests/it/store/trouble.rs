@@ -143,3 +143,19 @@ async fn an_end_on_a_full_disk_is_told() {
     let process = Process::keeping(&simulator.base_url(), dir.path());
     assert_eq!(process.requests().await, 2);
 }
+
+#[tokio::test]
+async fn whoever_looked_leaves_one_whole_file_at_the_end() {
+    let simulator = Simulator::start(roomy(), ANY).await.expect("a free port");
+    let dir = TempDir::new().expect("a directory");
+    let process = Process::keeping(&simulator.base_url(), dir.path());
+    process.complete(2).await;
+    process.usage("by=total&since=1h").await;
+    process.page("/status").await;
+    process.signal(Signal::TERM);
+    process.end().await;
+    let left = fs::read_dir(dir.path()).expect("the directory");
+    let mut left: Vec<_> = left.map(|it| it.expect("an entry").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["batches", "lock", "tidegate.db"], "the log is folded in");
+}
