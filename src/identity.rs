@@ -186,6 +186,23 @@ impl Access {
         }
     }
 
+    /// A tenant's name by its number. That of a tenant whom a header tells apart is not known here: it
+    /// is told by digits, as in its requests' log lines.
+    pub fn name_of(&self, tenant: u64) -> String {
+        let nobody: [u8; 32] = Sha256::digest([]).into();
+        let digits = || format!("{:08x}", tenant >> 32);
+        match self {
+            _ if tenant == OPERATOR => "operator".to_owned(),
+            Self::PassThrough if tenant == id(&nobody) => "anonymous".to_owned(),
+            Self::Gateway(keys) if keys.is_empty() && tenant == id(&nobody) => "default".to_owned(),
+            Self::PassThrough => digits(),
+            Self::Gateway(keys) => {
+                let key = keys.iter().find(|key| key.tenant() == tenant);
+                key.map_or_else(digits, |key| key.name.to_string())
+            }
+        }
+    }
+
     /// The caller that an owner was, if it may still call: its key may have been removed since, or
     /// the gateway have got an account of its own.
     pub fn again(&self, owner: &Owner) -> Option<Caller> {
@@ -260,6 +277,19 @@ mod tests {
             assert_eq!(tenant(wrong), Err(UnknownKey), "{wrong:?}");
         }
         assert!(access.identify(None, None).is_err());
+    }
+
+    #[test]
+    fn a_number_is_told_by_the_name_that_its_tenant_goes_by() {
+        let keys = vec![key("a", "key-a"), key("b", "key-b")];
+        for access in [Access::PassThrough, Access::Gateway(vec![]), Access::Gateway(keys)] {
+            for header in [None, Some(&b"Bearer key-b"[..])] {
+                let Ok(caller) = access.identify(header, None) else { continue };
+                assert_eq!(access.name_of(caller.id), &*caller.tenant, "{header:?}");
+            }
+            let operator = access.operator();
+            assert_eq!(access.name_of(operator.id), &*operator.tenant);
+        }
     }
 
     #[test]

@@ -227,6 +227,11 @@ impl Gateway {
         self.access.operator()
     }
 
+    /// A tenant's name by its number.
+    pub fn tenant(&self, number: u64) -> String {
+        self.access.name_of(number)
+    }
+
     /// The caller that an owner was, if it may still call.
     pub fn caller_again(&self, owner: &Owner) -> Option<Caller> {
         self.access.again(owner)

@@ -9,7 +9,6 @@ use crate::admission::pool::Snapshot;
 use crate::admission::pools::Named;
 use crate::admission::recent::{HEALTH_MINUTES, Health, TurnedAway};
 use crate::admission::{Bound, PoolKey, Queue};
-use crate::config::Config;
 use crate::limit::{Blame, Level};
 use crate::proxy::Gateway;
 use crate::time::Timestamp;
@@ -99,7 +98,7 @@ struct ConstraintStatus {
 impl PoolStatus {
     pub(super) fn of(gateway: &Gateway, key: PoolKey, named: &Named, snapshot: &Snapshot) -> Self {
         let config = gateway.config();
-        let (classes, tenants) = queues(config, named, snapshot);
+        let (classes, tenants) = queues(gateway, named, snapshot);
         let now = named.pool.now();
         let profile = config.models.profile(&named.profile);
         let mut constraints = Vec::new();
@@ -184,13 +183,13 @@ impl UpstreamStatus {
 
 /// What waits in a pool by class, and the tenants that have most waiting.
 fn queues(
-    config: &Config,
+    gateway: &Gateway,
     named: &Named,
     snapshot: &Snapshot,
 ) -> (Vec<QueueStatus>, Vec<QueueStatus>) {
-    let name = |index: usize| {
-        config.classes.all().get(index).map_or_else(String::new, |class| class.name.to_string())
-    };
+    let classes = gateway.config().classes.all();
+    let name =
+        |index: usize| classes.get(index).map_or_else(String::new, |class| class.name.to_string());
     let line = |class, tenant, queue: &Queue| QueueStatus {
         class: name(class),
         tenant,
@@ -207,14 +206,8 @@ fn queues(
     let classes = classes.collect();
     let tenants = named.pool.tenants(MOST_TENANTS);
     let tenants =
-        tenants.iter().map(|it| line(it.class, Some(tenant(config, it.tenant)), &it.queue));
+        tenants.iter().map(|it| line(it.class, Some(gateway.tenant(it.tenant)), &it.queue));
     (classes, tenants.collect())
-}
-
-/// A tenant by the name of its key, or by the digits that stand for it in the log.
-fn tenant(config: &Config, id: u64) -> String {
-    let key = config.keys.iter().find(|key| key.tenant() == id);
-    key.map_or_else(|| format!("{:08x}", id >> 32), |key| key.name.to_string())
 }
 
 /// What has been learned of the pool's callers; at most twenty are shown.
