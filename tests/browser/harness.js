@@ -30,7 +30,7 @@ const keyOf = (tenant) => `csk-${digest(tenant)}`;
 
 /** One process of the binary, until it says that it is ready. */
 class Child {
-  static async start(directory, name, args) {
+  static async start(directory, name, args, ready = /ready.*\n/) {
     const child = new Child();
     child.name = name;
     child.logPath = join(directory, `${name}.log`);
@@ -46,7 +46,7 @@ class Child {
       let text = "";
       child.process.stdout.on("data", (data) => {
         text += data;
-        if (/ready.*\n/.test(text)) resolve(text);
+        if (ready.test(text)) resolve(text);
       });
     });
     child.ready = await Promise.race([said, child.exited.then(() => "")]);
@@ -207,6 +207,48 @@ ${tenants.map((name) => `[[keys]]\nname = ${JSON.stringify(name)}\nhash = "sha25
     await this.quiet();
     await this.gateway.stop().catch(() => {});
     await this.simulator.stop().catch(() => {});
+    await rm(this.directory, { recursive: true });
+  }
+}
+
+/** What a stranger has after a minute: `tidegate demo`, and callers without keys. */
+export class Demo {
+  static async start({ scale = 1 } = {}) {
+    const demo = new Demo();
+    demo.directory = await mkdtemp(join(tmpdir(), "tidegate-browser-"));
+    const flags = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0", `--time-scale=${scale}`];
+    demo.child = await Child.start(demo.directory, "demo", ["demo", ...flags], /metrics +\S+\n/);
+    demo.api = demo.child.ready.match(/base URL +(\S+)\/v1\n/)[1];
+    demo.admin = demo.child.ready.match(/live page +(\S+)\/\n/)[1];
+    return demo;
+  }
+
+  /** Has so many call until the demo ends. */
+  load(callers) {
+    this.loaded = true;
+    const body = JSON.stringify({
+      model: "demo",
+      messages: [{ role: "user", content: "How high is the tide? ".repeat(40) }],
+      max_completion_tokens: 200,
+    });
+    const headers = { "content-type": "application/json" };
+    this.calls = Array.from({ length: callers }, async () => {
+      while (this.loaded) {
+        const answer = await fetch(`${this.api}/v1/chat/completions`, { method: "POST", headers, body });
+        await answer.arrayBuffer();
+        assert.equal(answer.status, 200, "nobody is turned away");
+      }
+    });
+  }
+
+  async status() {
+    return (await fetch(`${this.admin}/status`)).json();
+  }
+
+  async stop() {
+    this.loaded = false;
+    await Promise.all(this.calls ?? []);
+    await this.child.stop();
     await rm(this.directory, { recursive: true });
   }
 }
