@@ -341,6 +341,9 @@ fn column(value: u64, most: u64) -> char {
 }
 
 fn percent(share: f64) -> String {
+    if share > 0.0 && share < 0.01 {
+        return "<1 %".to_owned();
+    }
     // Never "100 %" while something is left.
     let whole = if share < 1.0 { (share * 100.0).floor() } else { 100.0 };
     format!("{whole:.0} %")
