@@ -56,7 +56,7 @@ async fn streaming() -> Upstream {
 async fn a_streamed_request_that_waits_is_four_spans_of_its_callers_trace() {
     let collector = Collector::start().await;
     let upstream = streaming().await;
-    let changes = "models.\"*\".min_gap = \"300ms\"\nupstream.api_key = \"env:ACCOUNT_KEY\"";
+    let changes = "models.\"*\".min_gap = \"1s\"\nupstream.api_key = \"env:ACCOUNT_KEY\"";
     let gateway = gateway(&upstream.url(), &collector, changes);
     let body = json!({
         "model": "m", "stream": true, "max_tokens": 50, "n": 2,
@@ -95,8 +95,9 @@ async fn a_streamed_request_that_waits_is_four_spans_of_its_callers_trace() {
     let now = tidegate::time::wall().as_nanos();
     assert!(now.abs_diff(request.0.end_time_unix_nano) < 60_000_000_000, "others' clocks");
     assert_eq!((request.0.flags, queue.0.flags), (0x301, 0x101), "the caller is another process");
-    assert!((200..=300).contains(&waited), "{waited}");
-    assert!(queue.millis().abs_diff(waited) <= 20, "{} and {waited} ms", queue.millis());
+    // What is left of the gap when the first has been answered, however long that takes.
+    assert!((1..=1_000).contains(&waited), "{waited}");
+    assert!(queue.millis().abs_diff(waited) <= 200, "{} and {waited} ms", queue.millis());
     assert_eq!(queue.get("tidegate.limited_by"), request.get("tidegate.limited_by"));
     assert!(queue.0.end_time_unix_nano <= call.0.start_time_unix_nano);
     assert!(body.0.start_time_unix_nano >= call.0.start_time_unix_nano);
