@@ -9,7 +9,7 @@ use crate::support::{hello, send, wait_for, with};
 async fn a_caller_that_is_told_that_it_waits_has_one_wait() {
     let collector = Collector::start().await;
     let upstream = streaming().await;
-    let changes = "models.\"*\".min_gap = \"300ms\"\n\
+    let changes = "models.\"*\".min_gap = \"1s\"\n\
                    admission.heartbeat_after = \"50ms\"\nadmission.heartbeat_every = \"50ms\"";
     let gateway = gateway(&upstream.url(), &collector, changes);
     let body = with(hello(), "stream", true);
@@ -18,7 +18,8 @@ async fn a_caller_that_is_told_that_it_waits_has_one_wait() {
     assert!(text.starts_with(": queued, ") && text.ends_with("data: [DONE]\n\n"), "{text}");
     gateway.close().await;
     let (wait, requests) = (collector.only("queue"), collector.named(CHAT));
-    assert!((200..=400).contains(&wait.millis()), "{wait:#?}");
+    // Long enough to be told, and no longer than the gap and a busy machine make it.
+    assert!((50..=1_500).contains(&wait.millis()), "{wait:#?}");
     assert_eq!((wait.parent(), wait.get("tidegate.admitted").as_str()), (requests[1].id(), "true"));
     assert!(requests[1].millis() >= wait.millis());
     assert_eq!(requests[1].get("tidegate.outcome"), "completed");
