@@ -100,3 +100,29 @@ fn the_limits_page_names_tests_and_pictures_that_exist() {
     assert_eq!(shown, pictures, "every picture is shown, and there is every one that is");
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
+
+#[test]
+fn what_the_image_is_built_from_is_let_through_to_it() {
+    let read = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).expect("it is there")
+    };
+    let (image, ignored) = (read("Dockerfile"), read(".dockerignore"));
+    let through: Vec<&str> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    let copied = image.lines().filter_map(|line| line.strip_prefix("COPY "));
+    let from_here = copied.filter(|line| !line.starts_with("--from="));
+    let mut sources = 0;
+    for line in from_here {
+        let mut words: Vec<&str> = line.split_whitespace().collect();
+        words.pop().expect("a destination");
+        for source in words {
+            sources += 1;
+            let stem = |pattern: &str| pattern.split('*').next().map(str::to_owned);
+            // A pattern lets a file through, its folder's files, or all of a folder.
+            let fits = through.iter().filter_map(|pattern| stem(pattern)).any(|start| {
+                source.starts_with(&start) || start.starts_with(&format!("{source}/"))
+            });
+            assert!(fits, ".dockerignore keeps {source} from the image");
+        }
+    }
+    assert!(sources >= 5, "{sources} sources: is the Dockerfile read as it is written?");
+}
