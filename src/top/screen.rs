@@ -23,7 +23,7 @@ const KEYS: &str = "q quit · Tab next pool · p pause · ? help";
 const HELP: &[&str] = &[
     "Each limit's bar is what is used of it, requests under way and not settled (\"held\") included.",
     "▶ marks the limit that the first request in line waits for.",
-    "A forecast is the wait of a request that would come now.",
+    "A forecast is the wait of a request that comes now, of a tenant with nothing in line.",
     "A pool is an upstream account and a model; at first the busiest is shown.",
     "",
     "Tab, → ↓ l j    the next pool",
