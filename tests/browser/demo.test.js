@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 
 import { Demo, PHONE, browser, open, pause, until } from "./harness.js";
-import { expected, shown } from "./numbers.js";
+import { agreed } from "./numbers.js";
 
 let demo;
 let chrome;
@@ -29,11 +29,7 @@ for (const [where, options] of [["desktop", {}], ["phone, dark", { viewport: PHO
     const values = new Set();
     let queued = 0;
     for (let look = 0; look < 5; look += 1) {
-      const seen = await until(async () => {
-        const seen = await shown(page);
-        return told.has(seen.at) && seen;
-      }, "a status that was told");
-      assert.deepEqual(seen, expected(told.get(seen.at)));
+      const seen = await agreed(page, told);
       queued += Number(seen.waiting);
       values.add(await meter.getAttribute("aria-valuenow"));
       await pause(1_200);

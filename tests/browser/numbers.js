@@ -1,7 +1,11 @@
 // What the page shows in numbers, and what it should show of a status.
 
+import assert from "node:assert/strict";
+
+import { until } from "./harness.js";
+
 /** Everything that the page shows in numbers, at one moment, and of which status it is. */
-export const shown = (page) =>
+const shown = (page) =>
   page.evaluate(() => {
     const text = (node, path) => node.querySelector(path)?.textContent ?? null;
     const all = (node, path, of) => [...node.querySelectorAll(path)].map(of);
@@ -40,7 +44,7 @@ export const shown = (page) =>
   });
 
 /** The same, as a status has it. */
-export function expected(status) {
+function expected(status) {
   const count = (value) => new Intl.NumberFormat("en").format(value);
   const sum = (of) => count(status.pools.reduce((all, pool) => all + of(pool), 0));
   const bounds = [...new Set(status.pools.map((pool) => pool.limited_by).filter(Boolean))];
@@ -74,4 +78,14 @@ export function expected(status) {
     refusals: status.refusals.map((it) => it.reason.replaceAll("_", " ")),
     batches: status.batches.map((it) => [it.batch, String(it.completed + it.failed), String(it.total)]),
   };
+}
+
+/** What the page shows, once it is of a status that the stream has told; both say the same. */
+export async function agreed(page, told) {
+  const seen = await until(async () => {
+    const seen = await shown(page);
+    return told.has(seen.at) && seen;
+  }, "a status that was told");
+  assert.deepEqual(seen, expected(told.get(seen.at)));
+  return seen;
 }

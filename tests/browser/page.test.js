@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 
 import { DESKTOP, HOSTILE, NARROW, PHONE, World, browser, open, pause, until } from "./harness.js";
-import { expected, shown } from "./numbers.js";
+import { agreed } from "./numbers.js";
 import { shoot } from "./screenshots.js";
 
 const require = createRequire(import.meta.url);
@@ -75,11 +75,7 @@ describe("under load", () => {
       for (const pool of await page.locator("details:not([open]) > summary").all()) await pool.click();
       let queued = 0;
       for (let look = 0; look < 8; look += 1) {
-        const seen = await until(async () => {
-          const seen = await shown(page);
-          return told.has(seen.at) && seen;
-        }, "a status that was told");
-        assert.deepEqual(seen, expected(told.get(seen.at)));
+        const seen = await agreed(page, told);
         queued += Number(seen.waiting);
         await pause(400);
       }
