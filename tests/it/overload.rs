@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::client::{Client, Tally};
+use crate::support::steady::steady;
 
 /// A simulated minute in real milliseconds, and how much faster than the clock that is.
 pub(crate) const MINUTE_MS: u64 = 3_000;
@@ -242,20 +243,26 @@ impl Outcome {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_bucket_is_used_up_without_a_rejection() {
-    let tokens = overload("bucket", Semantics::TokenBucket, TOKENS_BIND);
-    let requests = overload("bucket", Semantics::TokenBucket, REQUESTS_BIND);
-    let (tokens, requests) = tokio::join!(tokens, requests);
-    tokens.check(0.99);
-    requests.check(0.99);
+    steady("a_token_bucket_is_used_up_without_a_rejection", async || {
+        let tokens = overload("bucket", Semantics::TokenBucket, TOKENS_BIND);
+        let requests = overload("bucket", Semantics::TokenBucket, REQUESTS_BIND);
+        let (tokens, requests) = tokio::join!(tokens, requests);
+        tokens.check(0.99);
+        requests.check(0.99);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_and_sliding_windows_are_used_up_without_a_rejection() {
-    let fixed = overload("fixed", Semantics::FixedWindow { phase_ns: 0 }, TOKENS_BIND);
-    let sliding = overload("sliding", Semantics::SlidingLog, TOKENS_BIND);
-    let requests = overload("sliding", Semantics::SlidingLog, REQUESTS_BIND);
-    let (fixed, sliding, requests) = tokio::join!(fixed, sliding, requests);
-    fixed.check(0.94);
-    sliding.check(0.94);
-    requests.check(0.94);
+    steady("fixed_and_sliding_windows_are_used_up_without_a_rejection", async || {
+        let fixed = overload("fixed", Semantics::FixedWindow { phase_ns: 0 }, TOKENS_BIND);
+        let sliding = overload("sliding", Semantics::SlidingLog, TOKENS_BIND);
+        let requests = overload("sliding", Semantics::SlidingLog, REQUESTS_BIND);
+        let (fixed, sliding, requests) = tokio::join!(fixed, sliding, requests);
+        fixed.check(0.94);
+        sliding.check(0.94);
+        requests.check(0.94);
+    })
+    .await;
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::process::{Process, file, path, tidegate};
+use crate::support::steady::steady;
 use crate::support::{ANY, client, eventually, wait_for};
 
 /// A simulated minute is three seconds.
@@ -173,14 +174,20 @@ fn remaining(report: &Report, unit: Unit, name: Name) -> i64 {
 /// held; and after a restart there is never more left of the day than there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_fifty_moments_it_never_sends_too_much() {
-    killed(50, HeaderStyle::default()).await;
+    steady("killed_at_fifty_moments_it_never_sends_too_much", async || {
+        killed(50, HeaderStyle::default()).await;
+    })
+    .await;
 }
 
 /// The same where the upstream shows nothing of its quotas, so that there is nothing but what was
 /// written down.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_where_the_upstream_shows_nothing_it_never_sends_too_much() {
-    killed(20, HeaderStyle::Omit).await;
+    steady("killed_where_the_upstream_shows_nothing_it_never_sends_too_much", async || {
+        killed(20, HeaderStyle::Omit).await;
+    })
+    .await;
 }
 
 #[expect(clippy::print_stdout, reason = "the figures are half of the test")]

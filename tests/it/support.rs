@@ -3,6 +3,7 @@
 
 pub(crate) mod process;
 pub(crate) mod prompts;
+pub(crate) mod steady;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Long enough for any machine; a test that meets it has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The account's key where the gateway holds it.
 pub(crate) const ACCOUNT_KEY: &str = "csk-planted-account-key";
 /// Any free port of this machine.

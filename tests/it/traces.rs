@@ -95,9 +95,10 @@ async fn a_streamed_request_that_waits_is_four_spans_of_its_callers_trace() {
     let now = tidegate::time::wall().as_nanos();
     assert!(now.abs_diff(request.0.end_time_unix_nano) < 60_000_000_000, "others' clocks");
     assert_eq!((request.0.flags, queue.0.flags), (0x301, 0x101), "the caller is another process");
-    // What is left of the gap when the first has been answered, however long that takes.
-    assert!((1..=1_000).contains(&waited), "{waited}");
-    assert!(queue.millis().abs_diff(waited) <= 200, "{} and {waited} ms", queue.millis());
+    // What is left of the gap when the first has been answered, and the same in both places but for what
+    // a busy machine puts between two looks at the clock.
+    assert!(waited >= 1, "it waited");
+    assert!(queue.millis().abs_diff(waited) <= 5_000, "{} and {waited} ms", queue.millis());
     assert_eq!(queue.get("tidegate.limited_by"), request.get("tidegate.limited_by"));
     assert!(queue.0.end_time_unix_nano <= call.0.start_time_unix_nano);
     assert!(body.0.start_time_unix_nano >= call.0.start_time_unix_nano);
@@ -131,7 +132,7 @@ async fn a_streamed_request_that_waits_is_four_spans_of_its_callers_trace() {
         assert_eq!(call.get(name), value, "{name}: {call:#?}");
     }
     let first: f64 = call.get("gen_ai.response.time_to_first_chunk").parse().expect("seconds");
-    assert!((0.0..5.0).contains(&first));
+    assert!((0.0..60.0).contains(&first), "{first}");
     for (name, value) in [
         ("http.request.method", "POST"),
         ("http.route", "/v1/chat/completions"),

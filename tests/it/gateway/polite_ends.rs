@@ -132,7 +132,7 @@ async fn a_deadline_that_passes_is_told_in_the_stream() {
     let mut wire = held.second("x-tidegate-max-wait: 250ms\r\n").await;
     comments(&mut wire, 1).await;
     let (status, error) = error_event(&after_comments(&mut wire).await);
-    assert!((250..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert!((250..20_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
     assert_eq!((status, error["code"].as_str()), (429, Some("wait_exceeded")));
     let message = error["message"].as_str().expect("text");
     assert!(message.contains("was not admitted within 250ms; come back in"), "{message}");

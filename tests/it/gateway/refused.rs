@@ -207,7 +207,7 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
     let mut wire = Wire::open(gateway.api, bytes).await;
     refused(&wire.answer().await, 408, "request_timeout", "slow");
     let took = began.elapsed();
-    assert!((80..5_000).contains(&took.as_millis()), "{took:?}");
+    assert!((80..20_000).contains(&took.as_millis()), "{took:?}");
     assert!(wire.end().await.is_empty(), "the rest of the body would be read as a request");
     nothing_came_of_it(&gateway, &upstream, "slow").await;
     gateway.close().await;

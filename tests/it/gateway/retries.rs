@@ -187,7 +187,7 @@ async fn retries_end_before_the_callers_deadline() {
         let status = response.status().as_u16();
         assert_eq!(status, if fault == Fault::Reset { 502 } else { status }, "{fault}");
         assert!([429, 500, 502].contains(&status), "{fault}: {status}");
-        assert!((60..5_000).contains(&took.as_millis()), "{fault}: {took:?}");
+        assert!((60..20_000).contains(&took.as_millis()), "{fault}: {took:?}");
         drop(response);
         gateway.settled().await;
     }

@@ -19,7 +19,7 @@ const SHORT: &str = "server.header_timeout = \"400ms\"";
 async fn closes(mut wire: Wire, began: Instant, what: &str) -> Vec<u8> {
     let rest = wire.end().await;
     let took = began.elapsed();
-    assert!((390..5_000).contains(&took.as_millis()), "{what}: {took:?}");
+    assert!((390..20_000).contains(&took.as_millis()), "{what}: {took:?}");
     rest
 }
 
@@ -54,7 +54,7 @@ async fn a_head_that_trickles_in_is_cut_at_its_time() {
     let mut wire = Wire::open(gateway.api, "GET /v1/models HTTP/1.1\r\nhost: g\r\nx: ").await;
     // A byte every 20 ms would keep a timeout between bytes content for ever.
     while wire.socket.write_all(b"x").await.is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(5), "it is still open");
+        assert!(began.elapsed() < Duration::from_secs(20), "it is still open");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(upstream.seen().is_empty());

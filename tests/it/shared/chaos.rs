@@ -14,6 +14,7 @@ use super::clock::stepped;
 use super::fleet::{Gateway, Load, report, section, upstream};
 use super::server::{PATIENCE, Proxy, Redis};
 use crate::overload::{MINUTE_MS, TOKENS_BIND, Tally};
+use crate::support::steady::steady;
 
 const TENANTS: usize = 6;
 /// Requests that each keeps open: 120 in all, of 75 a minute.
@@ -117,145 +118,166 @@ fn assert_well(used: f64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_killed_and_comes_back_empty() {
-    let mut redis = Redis::start().await;
-    let fleet = Fleet::start(&redis.url(), "").await;
-    let before = fleet.report();
-    redis.kill();
-    // Each goes on with nine tenths of a third.
-    fleet.minutes(1).await;
-    let alone = fleet.used_since(&before);
-    redis.restart().await;
-    fleet.recovered().await;
-    let before = fleet.report();
-    fleet.minutes(2).await;
-    let after = fleet.used_since(&before);
-    fleet.end("killed, empty", &[alone, after]).await;
-    assert!(alone > 0.5, "they go on: {alone}");
-    assert_well(after);
+    steady("a_server_that_is_killed_and_comes_back_empty", async || {
+        let mut redis = Redis::start().await;
+        let fleet = Fleet::start(&redis.url(), "").await;
+        let before = fleet.report();
+        redis.kill();
+        // Each goes on with nine tenths of a third.
+        fleet.minutes(1).await;
+        let alone = fleet.used_since(&before);
+        redis.restart().await;
+        fleet.recovered().await;
+        let before = fleet.report();
+        fleet.minutes(2).await;
+        let after = fleet.used_since(&before);
+        fleet.end("killed, empty", &[alone, after]).await;
+        assert!(alone > 0.5, "they go on: {alone}");
+        assert_well(after);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stands_still_for_five_seconds() {
-    let redis = Redis::start().await;
-    let fleet = Fleet::start(&redis.url(), "").await;
-    let before = fleet.report();
-    redis.signal(Signal::STOP);
-    sleep(Duration::from_secs(5)).await;
-    let alone = fleet.used_since(&before);
-    redis.signal(Signal::CONT);
-    fleet.recovered().await;
-    let before = fleet.report();
-    fleet.minutes(2).await;
-    let after = fleet.used_since(&before);
-    fleet.end("stopped for 5 s", &[alone, after]).await;
-    assert!(alone > 0.5, "they go on: {alone}");
-    assert_well(after);
+    steady("a_server_that_stands_still_for_five_seconds", async || {
+        let redis = Redis::start().await;
+        let fleet = Fleet::start(&redis.url(), "").await;
+        let before = fleet.report();
+        redis.signal(Signal::STOP);
+        sleep(Duration::from_secs(5)).await;
+        let alone = fleet.used_since(&before);
+        redis.signal(Signal::CONT);
+        fleet.recovered().await;
+        let before = fleet.report();
+        fleet.minutes(2).await;
+        let after = fleet.used_since(&before);
+        fleet.end("stopped for 5 s", &[alone, after]).await;
+        assert!(alone > 0.5, "they go on: {alone}");
+        assert_well(after);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failover_to_a_copy() {
-    let master = Redis::start().await;
-    let copy = Redis::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
-    let proxy = Proxy::to(master.port).await;
-    let fleet = Fleet::start(&proxy.url(), "").await;
-    let before = fleet.report();
-    copy.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
-    // What is appended from here on the copy does not have.
-    sleep(Duration::from_millis(200)).await;
-    drop(master);
-    proxy.way.lock().port = copy.port;
-    fleet.recovered().await;
-    let during = fleet.used_since(&before);
-    let before = fleet.report();
-    fleet.minutes(2).await;
-    let after = fleet.used_since(&before);
-    fleet.end("failover", &[during, after]).await;
-    assert_well(after);
+    steady("a_failover_to_a_copy", async || {
+        let master = Redis::start().await;
+        let copy = Redis::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]).await;
+        let proxy = Proxy::to(master.port).await;
+        let fleet = Fleet::start(&proxy.url(), "").await;
+        let before = fleet.report();
+        copy.ask::<()>(&["REPLICAOF", "NO", "ONE"]);
+        // What is appended from here on the copy does not have.
+        sleep(Duration::from_millis(200)).await;
+        drop(master);
+        proxy.way.lock().port = copy.port;
+        fleet.recovered().await;
+        let during = fleet.used_since(&before);
+        let before = fleet.report();
+        fleet.minutes(2).await;
+        let after = fleet.used_since(&before);
+        fleet.end("failover", &[during, after]).await;
+        assert_well(after);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_killed_while_it_holds() {
-    let redis = Redis::start().await;
-    let mut fleet = Fleet::start(&redis.url(), "").await;
-    // One that has no clients to lose: its requests are cut, and nobody knows what became of them.
-    let url = fleet.upstream.base_url();
-    let doomed = Gateway::start(&url, &section(&redis.url(), ""), TENANTS);
-    let mut cut = Load::new(TENANTS);
-    cut.add(doomed.address, 0, OPEN);
-    let holds = async {
-        while doomed.metric("tidegate_shared_holds_total{how=\"asked\"}").await < 5.0 {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, holds).await.expect("it takes part");
-    doomed.kill();
-    let tallies = cut.end().await;
-    assert!(tallies[0].failed.is_some(), "its clients notice");
-    // The others notice, too: four replicas, then three again.
-    let gone = async {
-        while fleet.gateways[0].metric("tidegate_shared_replicas").await > 3.5 {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.expect("it is missed");
-    let before = fleet.report();
-    fleet.minutes(2).await;
-    let after = fleet.used_since(&before);
-    // Somebody in its place knows all about it.
-    fleet.gateways.push(Gateway::start(&url, &section(&redis.url(), ""), TENANTS));
-    let address = fleet.gateways[3].address;
-    fleet.load.add(address, 0, OPEN);
-    fleet.minutes(1).await;
-    fleet.recovered().await;
-    fleet.end("a gateway killed", &[after]).await;
-    assert_well(after);
+    steady("a_gateway_that_is_killed_while_it_holds", async || {
+        let redis = Redis::start().await;
+        let mut fleet = Fleet::start(&redis.url(), "").await;
+        // One that has no clients to lose: its requests are cut, and nobody knows what became of them.
+        let url = fleet.upstream.base_url();
+        let doomed = Gateway::start(&url, &section(&redis.url(), ""), TENANTS);
+        let mut cut = Load::new(TENANTS);
+        cut.add(doomed.address, 0, OPEN);
+        let holds = async {
+            while doomed.metric("tidegate_shared_holds_total{how=\"asked\"}").await < 5.0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, holds).await.expect("it takes part");
+        doomed.kill();
+        let tallies = cut.end().await;
+        assert!(tallies[0].failed.is_some(), "its clients notice");
+        // The others notice, too: four replicas, then three again.
+        let gone = async {
+            while fleet.gateways[0].metric("tidegate_shared_replicas").await > 3.5 {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, gone).await.expect("it is missed");
+        let before = fleet.report();
+        fleet.minutes(2).await;
+        let after = fleet.used_since(&before);
+        // Somebody in its place knows all about it.
+        fleet.gateways.push(Gateway::start(&url, &section(&redis.url(), ""), TENANTS));
+        let address = fleet.gateways[3].address;
+        fleet.load.add(address, 0, OPEN);
+        fleet.minutes(1).await;
+        fleet.recovered().await;
+        fleet.end("a gateway killed", &[after]).await;
+        assert_well(after);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_whose_clock_is_set() {
-    let redis = Redis::start().await;
-    let fleet = Fleet::scripted(&redis.url(), "", &stepped()).await;
-    let before = fleet.report();
-    for offset in ["3600000000", "-3600000000", "0"] {
-        redis.ask::<()>(&["SET", "step", offset]);
-        fleet.minutes(1).await;
-    }
-    let used = fleet.used_since(&before);
-    fleet.recovered().await;
-    fleet.end("clock set", &[used]).await;
-    assert_well(used);
+    steady("a_server_whose_clock_is_set", async || {
+        let redis = Redis::start().await;
+        let fleet = Fleet::scripted(&redis.url(), "", &stepped()).await;
+        let before = fleet.report();
+        for offset in ["3600000000", "-3600000000", "0"] {
+            redis.ask::<()>(&["SET", "step", offset]);
+            fleet.minutes(1).await;
+        }
+        let used = fleet.used_since(&before);
+        fleet.recovered().await;
+        fleet.end("clock set", &[used]).await;
+        assert_well(used);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forgets_the_script() {
-    let redis = Redis::start().await;
-    let fleet = Fleet::start(&redis.url(), "").await;
-    let before = fleet.report();
-    for _ in 0..10 {
-        redis.ask::<()>(&["SCRIPT", "FLUSH"]);
-        sleep(Duration::from_millis(MINUTE_MS / 5)).await;
-    }
-    let used = fleet.used_since(&before);
-    fleet.recovered().await;
-    fleet.end("script forgotten", &[used]).await;
-    assert_well(used);
+    steady("a_server_that_forgets_the_script", async || {
+        let redis = Redis::start().await;
+        let fleet = Fleet::start(&redis.url(), "").await;
+        let before = fleet.report();
+        for _ in 0..10 {
+            redis.ask::<()>(&["SCRIPT", "FLUSH"]);
+            sleep(Duration::from_millis(MINUTE_MS / 5)).await;
+        }
+        let used = fleet.used_since(&before);
+        fleet.recovered().await;
+        fleet.end("script forgotten", &[used]).await;
+        assert_well(used);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_takes_200_ms() {
-    let redis = Redis::start().await;
-    let proxy = Proxy::to(redis.port).await;
-    let fleet = Fleet::start(&proxy.url(), "").await;
-    let before = fleet.report();
-    proxy.way.lock().delay = Duration::from_millis(200);
-    fleet.minutes(2).await;
-    let slow = fleet.used_since(&before);
-    proxy.way.lock().delay = Duration::ZERO;
-    fleet.recovered().await;
-    let before = fleet.report();
-    fleet.minutes(2).await;
-    let after = fleet.used_since(&before);
-    fleet.end("200 ms away", &[slow, after]).await;
-    assert!(slow > 0.5, "they go on: {slow}");
-    assert_well(after);
+    steady("a_server_that_takes_200_ms", async || {
+        let redis = Redis::start().await;
+        let proxy = Proxy::to(redis.port).await;
+        let fleet = Fleet::start(&proxy.url(), "").await;
+        let before = fleet.report();
+        proxy.way.lock().delay = Duration::from_millis(200);
+        fleet.minutes(2).await;
+        let slow = fleet.used_since(&before);
+        proxy.way.lock().delay = Duration::ZERO;
+        fleet.recovered().await;
+        let before = fleet.report();
+        fleet.minutes(2).await;
+        let after = fleet.used_since(&before);
+        fleet.end("200 ms away", &[slow, after]).await;
+        assert!(slow > 0.5, "they go on: {slow}");
+        assert_well(after);
+    })
+    .await;
 }

@@ -234,10 +234,8 @@ async fn a_server_that_stands_still_holds_up_nobody() {
     }
     assert!(refused_at_once > 100, "the breaker opened: {refused_at_once}");
     redis.signal(Signal::CONT);
-    let back = Instant::now();
     join_all(twins.iter().map(Twin::flush)).await;
     twins[2].hold("after").await;
-    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     let list = agreed(&twins, 5).await;
     let count = |name: &str| list.iter().filter(|it| it.contains(name)).count();
     assert_eq!((count("meanwhile"), count("gone")), (3, 0), "{list:#?}");

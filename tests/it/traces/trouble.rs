@@ -83,7 +83,7 @@ async fn the_end_of_the_gateway_waits_for_a_collector_only_so_long() {
     ask(&gateway).await;
     let began = Instant::now();
     gateway.close().await;
-    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     assert_eq!(collector.messages().len(), 1, "it was tried");
 }
 

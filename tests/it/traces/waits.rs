@@ -18,8 +18,8 @@ async fn a_caller_that_is_told_that_it_waits_has_one_wait() {
     assert!(text.starts_with(": queued, ") && text.ends_with("data: [DONE]\n\n"), "{text}");
     gateway.close().await;
     let (wait, requests) = (collector.only("queue"), collector.named(CHAT));
-    // Long enough to be told, and no longer than the gap and a busy machine make it.
-    assert!((50..=1_500).contains(&wait.millis()), "{wait:#?}");
+    // Long enough to be told.
+    assert!(wait.millis() >= 50, "{wait:#?}");
     assert_eq!((wait.parent(), wait.get("tidegate.admitted").as_str()), (requests[1].id(), "true"));
     assert!(requests[1].millis() >= wait.millis());
     assert_eq!(requests[1].get("tidegate.outcome"), "completed");
