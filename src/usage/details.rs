@@ -143,6 +143,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::usage::finish::tests::confusing_text;
 
     fn found(text: &str, cut: usize) -> Details {
         let mut watch = DetailsWatch::default();
@@ -194,18 +195,9 @@ mod tests {
         /// No text, however it reads, is taken for a member; and around any text they are found.
         #[test]
         fn text_never_matches(
-            parts in prop::collection::vec(
-                prop_oneof![
-                    any::<String>(),
-                    Just("\"finish_reason\":\"length\"".to_owned()),
-                    Just("{\"model\":\"secret\"}".to_owned()),
-                    Just("\\\"".to_owned()),
-                ],
-                0..6,
-            ),
+            text in confusing_text(),
             cut in 1..40_usize,
         ) {
-            let text = parts.concat();
             let choice = json!({"content": text, "finish_reason": "stop", "id": "i", "model": "m"});
             let seen = found(&choice.to_string(), cut);
             let expected = Details {

@@ -64,7 +64,7 @@ impl LengthWatch {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -98,17 +98,25 @@ mod tests {
         }
     }
 
+    /// What a model could write: anything, with pieces of JSON in it that look like members of an answer.
+    pub(in crate::usage) fn confusing_text() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            any::<String>(),
+            Just("\"finish_reason\":\"length\"".to_owned()),
+            Just("{\"model\":\"secret\"}".to_owned()),
+            Just("\\\"".to_owned()),
+        ];
+        prop::collection::vec(part, 0..6).prop_map(|parts| parts.concat())
+    }
+
     proptest! {
         /// No text, however it reads, is taken for the reason; and after any text it is found.
         #[test]
         fn text_never_matches(
-            parts in prop::collection::vec(
-                prop_oneof![any::<String>(), Just("\"finish_reason\":\"length\"".to_owned()), Just("\\\"".to_owned())],
-                0..6,
-            ),
+            text in confusing_text(),
             cut in 1..40_usize,
         ) {
-            let mut choice = json!({"message": {"content": parts.concat()}, "finish_reason": "stop"});
+            let mut choice = json!({"message": {"content": text}, "finish_reason": "stop"});
             prop_assert!(!found(&choice.to_string(), cut));
             choice["finish_reason"] = "length".into();
             prop_assert!(found(&choice.to_string(), cut));
