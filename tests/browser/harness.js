@@ -12,7 +12,7 @@ import { join } from "node:path";
 
 import { chromium } from "playwright-core";
 
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 60_000;
 
 /** A name that would do harm if it became markup. */
 export const HOSTILE = '"><script>window.harmed=1</script><img src=/x onerror=window.harmed=2>';

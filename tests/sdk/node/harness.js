@@ -16,7 +16,7 @@ export const PROMPT = `A ${PLANTED} prompt: say something about tides.`;
 export const MODEL = "demo-model";
 export const MESSAGES = [{ role: "user", content: PROMPT }];
 
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 60_000;
 const WINDOWS = { minute: "60000ms", hour: "3600000ms", day: "86400000ms" };
 
 /** Limits that never bind: of every unit in every window. */

@@ -23,7 +23,7 @@ PROMPT = f"A {PLANTED} prompt: say something about tides."
 MODEL = "demo-model"
 
 # Long enough for a loaded machine; nothing waits for it where all is well.
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
