@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use tidegate::admission::{Pool, PoolConfig, Request, TenantLimits};
+use tidegate::admission::{Pool, PoolConfig, Request, TenantLimits, circuit};
 use tidegate::limit::{ColdStart, Constraint, Cost, Ledger, Mode, Reading, Spent, Unit};
 use tidegate::time::{Epoch, Timestamp};
 use tokio::time::Instant;
@@ -132,6 +132,7 @@ fn pool(criterion: &mut Criterion) {
         settle_delay: Duration::from_micros(100),
         max_concurrent: None,
         min_gap: Duration::ZERO,
+        circuit: circuit::Rule::OFF,
     };
     let epoch = Epoch::start();
     let guard = runtime.enter();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidegate::admission::pool::{Asked, PoolConfig, Request, TenantLimits};
-use tidegate::admission::{ClassRule, PoolKey, Pools};
+use tidegate::admission::{ClassRule, PoolKey, Pools, circuit};
 use tidegate::identity::Access;
 use tidegate::limit::{ColdStart, Constraint, Cost, Mode, Unit};
 use tidegate::metrics::{Fate, Metrics, Outcome, Share, observe};
@@ -93,6 +93,7 @@ fn config() -> PoolConfig {
         settle_delay: Duration::from_millis(500),
         max_concurrent: NonZeroU32::new(1),
         min_gap: Duration::ZERO,
+        circuit: circuit::Rule::OFF,
     }
 }
 

@@ -11,8 +11,11 @@
 //!
 //! - A waiting request is woken by the one timer of its pool or by a settle, never by polling.
 //! - A future that is dropped while waiting leaves no trace, at whatever point it is dropped.
-//! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks. So is [`kept`].
+//! - [`scheduler`] is pure: it orders, and knows neither clock nor tasks. So are [`kept`], [`aimd`]
+//!   (how many may be at the upstream) and [`circuit`] (whether any may).
 
+pub mod aimd;
+pub mod circuit;
 pub mod forecast;
 mod keeper;
 pub mod kept;
@@ -24,8 +27,8 @@ mod sharer;
 
 pub use self::keeper::Keeper;
 pub use self::pool::{
-    Admitted, Answered, Asked, Bound, Pool, PoolConfig, Queue, Refused, Rejection, Repricer,
-    Request, TenantLimits, TenantQueue, Waiting, Written,
+    Admitted, Answered, Asked, Bound, News, Pool, PoolConfig, Queue, Refused, Rejection, Report,
+    Repricer, Request, Said, TenantLimits, TenantQueue, Waiting, Written,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
 pub use self::recent::Recent;

@@ -11,6 +11,7 @@
 //! - A [`Secret`] does not show itself in any output.
 
 mod batch;
+mod breaker;
 mod classes;
 mod env;
 mod metrics;
@@ -43,6 +44,7 @@ pub use self::source::{Problem, Problems};
 pub use self::state::{Durability, NoDirectory, State};
 pub use self::traces::{Root, Sampler, Traces};
 pub use self::value::Secret;
+use crate::admission::circuit;
 use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub classes: Classes,
     /// What is tried again.
     pub retry: Retry,
+    /// When the upstream counts as away.
+    pub breaker: circuit::Rule,
     /// What is logged.
     pub log: Log,
     /// What is measured.

@@ -29,7 +29,7 @@ use prometheus::{
 };
 
 pub use self::batch::BatchMetrics;
-pub use self::outcome::{Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
+pub use self::outcome::{CircuitState, Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
 pub use self::refusals::{Refusal, Refusals};
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;

@@ -11,6 +11,7 @@ mod counted;
 mod error;
 mod forward;
 mod headers;
+mod health;
 mod inside;
 mod learned;
 mod peek;

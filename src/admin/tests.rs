@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::admission::pools::Named;
-use crate::admission::{PoolConfig, PoolKey, TenantLimits};
+use crate::admission::{PoolConfig, PoolKey, TenantLimits, circuit};
 use crate::config::{Config, Overrides};
 use crate::limit::ColdStart;
 use crate::metrics::Metrics;
@@ -64,6 +64,7 @@ impl Port {
                 settle_delay: Duration::ZERO,
                 max_concurrent: None,
                 min_gap: Duration::ZERO,
+                circuit: circuit::Rule::OFF,
             };
             (Arc::clone(&profile.name), config)
         };

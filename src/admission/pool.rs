@@ -7,6 +7,7 @@
 mod admitted;
 mod book;
 mod grant;
+mod health;
 mod outlook;
 mod shared;
 mod state;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 pub use self::admitted::Admitted;
 use self::book::Book;
 use self::grant::Grant;
+pub use self::health::{News, Report, Said};
 pub use self::shared::{Answered, Written};
 use self::state::{Answer, Decision, State};
 pub use self::terms::{
@@ -255,6 +257,7 @@ impl Pool {
             Bound::Gap => "gap".to_owned(),
             Bound::Backoff => "backoff".to_owned(),
             Bound::Replicas => "replicas".to_owned(),
+            Bound::Circuit => "circuit".to_owned(),
         }
     }
 

@@ -170,7 +170,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::admission::{Request, TenantLimits};
+    use crate::admission::{Request, TenantLimits, circuit};
     use crate::limit::{ColdStart, Constraint, Cost, Mode, Spent, Unit};
 
     #[tokio::test(start_paused = true)]
@@ -189,6 +189,7 @@ mod tests {
                 settle_delay: Duration::ZERO,
                 max_concurrent: None,
                 min_gap: Duration::ZERO,
+                circuit: circuit::Rule::OFF,
             };
             ("*".into(), config)
         };

@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 10] = [
+const SECTIONS: [&str; 11] = [
     "server",
     "upstream",
     "admission",
     "retry",
+    "breaker",
     "log",
     "metrics",
     "state",

@@ -16,6 +16,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         admission,
         classes,
         retry,
+        breaker,
         log,
         metrics,
         state,
@@ -85,6 +86,17 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("max_backoff", span(retry.max_backoff)),
                 ("budget_percent", int(retry.budget_percent)),
                 ("budget_per_second", int(retry.budget_per_second)),
+            ]),
+        ),
+        (
+            "breaker",
+            table([
+                ("failures", int(breaker.failures)),
+                ("window", span(breaker.window)),
+                ("open", span(breaker.open)),
+                ("max_open", span(breaker.max_open)),
+                ("probes", int(breaker.probes)),
+                ("wait", span(breaker.wait)),
             ]),
         ),
         (

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::batch;
+use super::breaker::breaker;
 use super::classes::{self, Classes};
 use super::metrics::metrics;
 use super::model::models;
@@ -57,6 +58,7 @@ pub(super) fn config(
     let mut classes = classes::classes(root.section("classes"));
     let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
+    let breaker = breaker(root.section("breaker"));
     let log = log(root.section("log"));
     let metrics = metrics(root.section("metrics"));
     let state = state::state(root.section("state"));
@@ -81,6 +83,7 @@ pub(super) fn config(
         admission,
         classes,
         retry,
+        breaker,
         log,
         metrics,
         state,

@@ -106,6 +106,18 @@ labels! {
 }
 
 labels! {
+    /// A state that a circuit gets into.
+    CircuitState {
+        /// Requests go.
+        Closed = "closed",
+        /// One goes to find out.
+        HalfOpen = "half_open",
+        /// Nothing goes.
+        Open = "open",
+    }
+}
+
+labels! {
     /// How a request ended, in as many words as a bill needs.
     Fate {
         /// Its answer reached the caller whole.

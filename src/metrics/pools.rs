@@ -137,6 +137,19 @@ fn each(text: &mut Text, shown: &[Pool]) {
     gauge("tidegate_pool_in_flight", "Requests of the pool at the upstream.", |it| {
         it.in_flight.into()
     });
+    gauge(
+        "tidegate_upstream_circuit_state",
+        "Whether requests of the pool go: 0 they do, 1 one goes to find out, 2 none does.",
+        |it| it.circuit as u64,
+    );
+    let (name, help) =
+        ("tidegate_pool_concurrency_limit", "Requests of the pool that may be at the upstream.");
+    text.family((name, "gauge", help), |family| {
+        for Pool { labels, snapshot, .. } in shown {
+            let limit = snapshot.concurrency.map_or(f64::INFINITY, |it| it.get().into());
+            family.add(labels, limit);
+        }
+    });
 }
 
 fn each_constraint(text: &mut Text, shown: &[Pool]) {

@@ -3,7 +3,7 @@
 use prometheus::{IntCounter, IntGauge};
 
 use super::Registrar;
-use super::outcome::UpstreamFailure;
+use super::outcome::{CircuitState, UpstreamFailure};
 use crate::time::Timestamp;
 
 /// The metrics of the upstream's health. Attempts count, not requests: what is tried again counts
@@ -13,6 +13,9 @@ pub struct UpstreamMetrics {
     failures: [IntCounter; UpstreamFailure::ALL.len()],
     consecutive: IntGauge,
     last_success: IntGauge,
+    circuits: [IntCounter; CircuitState::ALL.len()],
+    /// Times that fewer requests were allowed at the upstream, because it was overloaded.
+    pub concurrency_cuts: IntCounter,
 }
 
 impl UpstreamMetrics {
@@ -32,6 +35,16 @@ impl UpstreamMetrics {
                 "tidegate_upstream_last_success_timestamp_seconds",
                 "When the upstream last answered well, in seconds since the Unix epoch; 0 if it never did.",
             )?,
+            circuits: new.counters(
+                "tidegate_upstream_circuit_transitions_total",
+                "Times that the circuit of a pool got into a state.",
+                "to",
+                CircuitState::ALL.map(CircuitState::as_str),
+            )?,
+            concurrency_cuts: new.counter(
+                "tidegate_concurrency_cuts_total",
+                "Times that fewer requests were allowed at an overloaded upstream.",
+            )?,
         })
     }
 
@@ -40,6 +53,11 @@ impl UpstreamMetrics {
         self.consecutive.set(0);
         let seconds = now.as_nanos() / 1_000_000_000;
         self.last_success.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// The circuit of a pool got into a state.
+    pub fn circuit(&self, to: CircuitState) {
+        self.circuits[to as usize].inc();
     }
 
     /// The upstream has failed an attempt. An answer that blames the request, or that names a quota,

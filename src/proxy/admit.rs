@@ -274,5 +274,6 @@ fn pool_config(profile: &Profile, config: &Config) -> PoolConfig {
         settle_delay: admission.settle_delay,
         max_concurrent: profile.max_concurrent,
         min_gap: profile.min_gap,
+        circuit: config.breaker,
     }
 }

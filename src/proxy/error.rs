@@ -89,6 +89,12 @@ pub enum ProxyError {
         /// When its cost may fit.
         retry_after: Duration,
     },
+    /// The upstream fails whatever it is sent, and it is not tried for now.
+    #[error("the upstream does not answer: one request after the other failed; come back in {}s", seconds(*retry_after))]
+    CircuitOpen {
+        /// When it will be tried again.
+        retry_after: Duration,
+    },
     /// No memory or pool is left for it.
     #[error("the gateway is at its limit of {what}; come back in 1s")]
     Overloaded {
@@ -195,6 +201,7 @@ impl ProxyError {
             Self::AboveLimit(_) => (413, INVALID, "above_limit", Outcome::AboveLimit),
             Self::QueueFull { .. } => (429, TOO_MANY, "queue_full", Outcome::QueueFull),
             Self::WaitExceeded { .. } => (429, TOO_MANY, "wait_exceeded", Outcome::WaitExceeded),
+            Self::CircuitOpen { .. } => (503, SERVER, "circuit_open", Outcome::UpstreamUnavailable),
             Self::Overloaded { .. } => (503, SERVER, "overloaded", Outcome::Overloaded),
             Self::Draining => (503, SERVER, "draining", Outcome::Draining),
             Self::Unreachable(_) => {
@@ -228,9 +235,9 @@ impl ProxyError {
     /// When to come back; `None` if the caller's own backoff is as good.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::QueueFull { retry_after, .. } | Self::WaitExceeded { retry_after, .. } => {
-                Some(*retry_after)
-            }
+            Self::QueueFull { retry_after, .. }
+            | Self::WaitExceeded { retry_after, .. }
+            | Self::CircuitOpen { retry_after } => Some(*retry_after),
             Self::Overloaded { .. } | Self::Draining => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -23,6 +23,7 @@ use crate::proxy::admit::Ask;
 use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::headers::{self, Readings};
+use crate::proxy::health::WELL;
 use crate::proxy::peek::{Seen, peek};
 use crate::proxy::pump::pump;
 use crate::proxy::read::Share;
@@ -108,11 +109,12 @@ impl Forward {
                 inside.admit();
             }
             self.note_admission(&admitted, turn.attempt);
+            self.note_probe(&admitted);
             let miss = match self.attempt(admitted).await {
                 Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };
-            let Some((reason, delay)) = self.plan_retry(&miss, turn.attempt) else {
+            let Some((reason, delay)) = self.plan_retry(&miss, turn) else {
                 miss.admitted.reject(miss.rejection);
                 return Some(self.give_up(miss.answer, miss.code));
             };
@@ -167,6 +169,7 @@ impl Forward {
                 self.keep_place(place);
                 Some(bound)
             }
+            Refused::Circuit { .. } => Some(Bound::Circuit),
             Refused::Full { .. } | Refused::TenantFull { .. } | Refused::Closed => None,
         };
         let waited = self.record.arrived().elapsed();
@@ -203,6 +206,7 @@ impl Forward {
                     Failure::Timeout => None,
                 };
                 let charged = !matches!(failure, Failure::Connect(_));
+                self.report_failure(&mut admitted, &failure);
                 admitted.pool().recent().failed((&failure).into(), admitted.pool().now());
                 Err(Miss::without_answer(admitted, failure.into(), charged, retry))
             }
@@ -223,6 +227,7 @@ impl Forward {
         }
         if head.status.is_success() {
             admitted.charged();
+            self.report(&mut admitted, WELL);
             admitted.pool().recent().succeeded(admitted.pool().now());
             if let Some((least, most)) = admitted.observe(Readings::of(&head.headers).iter()) {
                 self.ask.learn_reserved(least, most);
@@ -260,6 +265,7 @@ impl Forward {
             recent.failed(recent::Failure::Status(head.status.as_u16()), now);
         }
         admitted.observe(Readings::of(&head.headers).iter());
+        self.report_refusal(&mut admitted, head.status, kind);
         headers::blame_upstream(&mut head.headers);
         let answer = Ok(Response::from_parts(head, body));
         let rejection = Rejection { charged, exhausted, retry_after };

@@ -25,6 +25,10 @@ impl Ask {
                 let retry_after = wait(retry_at).unwrap_or(soon);
                 ProxyError::QueueFull { most: self.max_queued.get(), retry_after }
             }
+            Refused::Circuit { retry_at }
+            | Refused::TooLong { bound: Bound::Circuit, retry_at, .. } => {
+                ProxyError::CircuitOpen { retry_after: wait(retry_at).unwrap_or(soon) }
+            }
             Refused::TooLong { bound, retry_at, .. } => {
                 let (level, start) = (used_up(pool, bound), wait(retry_at));
                 let message = self.too_long(pool, bound, level, start, waited);
@@ -70,6 +74,7 @@ impl Ask {
             (Bound::Concurrency, _) => "concurrency: all permits are taken".to_owned(),
             (Bound::Gap, _) => "gap: the one before it went a moment ago".to_owned(),
             (Bound::Backoff, _) => "backoff: the upstream is overloaded".to_owned(),
+            (Bound::Circuit, _) => "circuit: the upstream does not answer".to_owned(),
             (Bound::Replicas, _) => "replicas: the others that share the quota".to_owned(),
         };
         let (cost, patience) = (self.price.estimate.total(), span(self.patience));

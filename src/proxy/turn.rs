@@ -31,6 +31,8 @@ pub(super) struct Turn {
     pub(super) wait: Wait,
     /// The attempt that it waits for, from 1.
     pub(super) attempt: u32,
+    /// Attempts that reached nobody and were not the last, because others wait for the upstream too.
+    pub(super) unsent: u32,
     /// The upstream's last answer and its error code, if it gave one.
     pub(super) said: Option<(Response, Option<String>)>,
     /// What is known of it if it is the gateway's own.
@@ -44,7 +46,7 @@ impl Turn {
             Asked::Go(admitted) => Wait::Over(Some(admitted)),
             Asked::Wait(waiting) => Wait::Line(waiting),
         };
-        Self { wait, attempt: 1, said: None, inside: None }
+        Self { wait, attempt: 1, unsent: 0, said: None, inside: None }
     }
 }
 
@@ -69,11 +71,25 @@ impl Future for Wait {
 
 impl Forward {
     /// Whether, why and when to send the request again.
-    pub(super) fn plan_retry(&self, miss: &Miss, attempt: u32) -> Option<(RetryReason, Duration)> {
+    pub(super) fn plan_retry(
+        &self,
+        miss: &Miss,
+        turn: &mut Turn,
+    ) -> Option<(RetryReason, Duration)> {
         let config = &self.gateway.config.retry;
-        let reason = miss.retry?;
+        let (reason, attempt) = (miss.retry?, turn.attempt - turn.unsent);
+        let waits = miss.admitted.pool().is_broken();
+        if waits && reason == RetryReason::Connect {
+            // It was not sent, and it will not be until it is its turn to find out: that makes no storm,
+            // and says nothing of the request.
+            turn.unsent += 1;
+            return Some((reason, Duration::ZERO));
+        }
         if attempt >= config.max_attempts.get() {
             return None;
+        }
+        if waits {
+            return Some((reason, Duration::ZERO));
         }
         let delay = backoff(config, attempt);
         let delay = miss.retry_after.map_or(delay, |cap| delay.min(cap));
@@ -97,6 +113,11 @@ impl Forward {
             // The next in line would fare no better: everyone waits.
             RetryReason::Quota | RetryReason::Overload => {
                 let until = pool.now().after(delay);
+                Box::pin(async move { pool.retry(admitted, rejection, request, until).await })
+            }
+            // So they do while the upstream is away, and it keeps its place.
+            _ if pool.is_broken() => {
+                let until = pool.now();
                 Box::pin(async move { pool.retry(admitted, rejection, request, until).await })
             }
             _ => {

@@ -1,6 +1,7 @@
 //! The gateway from outside, over real loopback connections.
 
 mod admin;
+mod breaker;
 mod cancel;
 mod classes;
 mod estimate;

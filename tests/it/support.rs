@@ -42,6 +42,8 @@ settle_delay = "20ms"
 backoff = "1ms"
 max_backoff = "2ms"
 budget_per_second = 1000
+[breaker]
+failures = 0
 [models."*"]
 output_reservation = { default = 100 }
 limits = [

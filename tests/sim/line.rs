@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::admission::{ClassRule, Pool, PoolConfig, Refused, Request, TenantLimits};
+use tidegate::admission::{ClassRule, Pool, PoolConfig, Refused, Request, TenantLimits, circuit};
 use tidegate::limit::{ColdStart, Constraint, Cost, Mode, Spent, Unit};
 use tidegate::time::{Epoch, Timestamp};
 use tokio::task::LocalSet;
@@ -102,6 +102,7 @@ pub(crate) fn pool(tokens: u64, mode: Mode) -> PoolConfig {
         settle_delay: Duration::from_millis(100),
         max_concurrent: None,
         min_gap: Duration::ZERO,
+        circuit: circuit::Rule::OFF,
     }
 }
 

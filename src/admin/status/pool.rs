@@ -1,5 +1,6 @@
 //! A pool as `/status` shows it: what waits, what binds, what is left, what was learned.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -25,6 +26,9 @@ pub(super) struct PoolStatus {
     queued_bytes: u64,
     oldest_wait_seconds: f64,
     in_flight: u32,
+    /// Requests that may be at the upstream, if there is a limit.
+    concurrency_limit: Option<u32>,
+    circuit: &'static str,
     limited_by: Option<String>,
     stalled: bool,
     upstream: UpstreamStatus,
@@ -120,6 +124,8 @@ impl PoolStatus {
             queued_bytes: snapshot.queued_bytes,
             oldest_wait_seconds: rounded(snapshot.oldest_wait),
             in_flight: snapshot.in_flight,
+            concurrency_limit: snapshot.concurrency.map(NonZeroU32::get),
+            circuit: snapshot.circuit.as_str(),
             limited_by: snapshot.bound.map(|bound| named.pool.name_of(bound)),
             stalled: snapshot.stalled,
             upstream: UpstreamStatus::of(named.pool.recent().health(now)),

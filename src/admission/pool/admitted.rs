@@ -16,8 +16,8 @@ use crate::limit::{Blame, Cost, Reading, Spent, Unit};
 /// Dropped before [`Self::sent`] it leaves no trace; dropped after, what it held is charged.
 #[must_use = "dropping it gives the admission up"]
 pub struct Admitted {
-    pool: Arc<Pool>,
-    grant: Option<Grant>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) grant: Option<Grant>,
     place: Place,
     cost: Cost,
     waited: Duration,

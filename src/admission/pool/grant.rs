@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::book::Held;
 use super::state::State;
 use super::{Bound, Rejection};
+use crate::admission::circuit::Round;
 use crate::admission::scheduler::{Charge, Place};
 use crate::limit::{Blame, Cost, Reading, Spent, Unit};
 use crate::time::Timestamp;
@@ -19,7 +20,9 @@ pub(super) struct Grant {
     pub(super) forecast: Duration,
     pub(super) held: Held,
     pub(super) charge: Charge,
-    sent_at: Option<Timestamp>,
+    /// The state that the circuit was in when it was granted.
+    pub(super) round: Round,
+    pub(super) sent_at: Option<Timestamp>,
 }
 
 /// How a grant ends.
@@ -35,11 +38,11 @@ impl Grant {
     pub(super) const fn new(
         place: Place,
         charge: Charge,
-        held: Held,
+        (held, round): (Held, Round),
         (waited, forecast): (Duration, Duration),
         bound: Option<Bound>,
     ) -> Self {
-        Self { place, waited, bound, forecast, held, charge, sent_at: None }
+        Self { place, waited, bound, forecast, held, charge, round, sent_at: None }
     }
 
     pub(super) fn cost(&self) -> Cost {
@@ -80,6 +83,7 @@ impl State {
 
     /// Ends a grant and frees its permit.
     pub(super) fn end(&mut self, grant: Grant, spend: Spend, now: Timestamp) {
+        self.circuit.left(grant.round, now);
         // Who gets how much is decided by what was used, which is known now; what is left of the
         // upstream's quota by what the upstream has refunded, which takes it a while.
         match (&grant.held, spend) {
@@ -122,6 +126,7 @@ impl State {
     /// What it says of a quota comes after what it says of the request: a hold that is given back is
     /// no quota to spend. Returns the place for it to come back to.
     pub(super) fn reject(&mut self, grant: Grant, rejection: Rejection, now: Timestamp) -> Place {
+        self.circuit.left(grant.round, now);
         let place = self.scheduler.release(grant.charge, grant.place);
         match grant.held {
             held @ (Held::There(_) | Held::Common { sent: true, .. }) if !rejection.charged => {

@@ -18,7 +18,7 @@ impl State {
         let load = forecast::Load {
             in_flight: self.in_flight.into(),
             held: self.ledger.open(Unit::Tokens),
-            most: self.config.max_concurrent.map(|most| most.get().into()),
+            most: self.concurrency.limit(self.config.max_concurrent).map(|it| it.get().into()),
             gap: self.config.min_gap,
             settle: self.config.settle_delay,
             kept_free: self.kept_for_better(entry.class, now),
@@ -26,7 +26,9 @@ impl State {
         let (ahead, ledger) = (self.scheduler.ahead(entry), &mut self.ledger);
         let fits = |unit, units| ledger.fits_at(unit, units, now);
         let start = self.forecast.start(&ahead, entry.cost, &load, now, fits);
-        start.max(self.backed_off_until).max(self.next_send)
+        let circuit = self.circuit.check(now).err().flatten();
+        let start = start.max(self.backed_off_until).max(self.next_send);
+        start.max(circuit.unwrap_or(start))
     }
 
     /// How long a request of each class, such as there were lately, from a tenant with nothing

@@ -20,6 +20,7 @@ use super::Bound;
 use super::book::Held;
 use super::state::{Answer, State, Waiter};
 use super::turn::Wait;
+use crate::admission::circuit::Round;
 use crate::admission::scheduler::{Charge, Departure};
 use crate::limit::{BadJournal, Denied, Head, Heard};
 use crate::time::Timestamp;
@@ -32,6 +33,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub(super) struct Going {
     pub(super) departure: Departure<Waiter>,
     pub(super) held: Held,
+    pub(super) round: Round,
 }
 
 /// What a pool that shares its quota needs beside.
@@ -190,13 +192,15 @@ impl State {
             Answered::Nothing => Vec::new(),
             Answered::Taken => {
                 replica.taken();
-                let gone = |Going { departure, held }| self.gone(departure, held, now);
+                let gone =
+                    |Going { departure, held, round }| self.gone(departure, (held, round), now);
                 going.into_iter().map(gone).collect()
             }
             Answered::Refused => {
                 replica.give_up();
-                for Going { departure, .. } in going.into_iter().rev() {
+                for Going { departure, round, .. } in going.into_iter().rev() {
                     self.in_flight = self.in_flight.saturating_sub(1);
+                    self.circuit.left(round, now);
                     if departure.item.answer.is_closed() {
                         // Nobody waits for it any more.
                         self.scheduler.settle(departure.charge, 0);

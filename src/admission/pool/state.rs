@@ -9,8 +9,10 @@ use tokio::sync::oneshot;
 use super::book::{Book, Held as Settling};
 use super::grant::Grant;
 use super::shared::Together;
-use super::turn::Wait;
+use super::turn::{Begun, Wait};
 use super::{Admitted, Bound, PoolConfig, Queue, Refused, Request, Snapshot, TenantQueue};
+use crate::admission::aimd::Aimd;
+use crate::admission::circuit::Circuit;
 use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
 use crate::limit::{Cost, Spent, Twin};
@@ -65,6 +67,10 @@ pub(super) struct State {
     pub(super) in_flight: u32,
     pub(super) next_send: Timestamp,
     pub(super) backed_off_until: Timestamp,
+    /// How many the upstream bears at once.
+    pub(super) concurrency: Aimd,
+    /// Whether it is there.
+    pub(super) circuit: Circuit,
     /// What the first in line waits for.
     pub(super) bound: Option<Bound>,
     /// When the first in line can go, if that is known.
@@ -96,6 +102,8 @@ impl State {
             in_flight: 0,
             next_send: now,
             backed_off_until: now,
+            concurrency: Aimd::default(),
+            circuit: Circuit::default(),
             bound: None,
             head_at: None,
             passing: false,
@@ -148,17 +156,20 @@ impl State {
             if let Some(constraint) = wall {
                 return Err(Held::Refused(Refused::Wall { constraint }));
             }
+            if let Some(refused) = self.given_up(now) {
+                return Err(Held::Refused(refused));
+            }
             let started = match self.kept_free(request.class, request.cost, now) {
                 Some(wait) => Err(Wait { until: None, ..wait }),
                 None => self.start(&entry, now),
             };
             match started {
-                Ok((held, _)) => {
+                Ok(Begun { held, round, .. }) => {
                     let place = place.unwrap_or_else(|| self.scheduler.place());
                     let (place, charge) = self.scheduler.pass(place, &entry);
                     self.forecast.sent(request.class, request.fair, request.cost.tokens, now);
                     let none = (Duration::ZERO, Duration::ZERO);
-                    return Ok(Grant::new(place, charge, held, none, None));
+                    return Ok(Grant::new(place, charge, (held, round), none, None));
                 }
                 Err(wait) => wait,
             }
@@ -229,7 +240,8 @@ impl State {
     pub(super) fn rearm(&mut self, now: Timestamp) -> bool {
         // Where nobody waits, settling can be caught up with when somebody comes.
         let settle = self.settling.front().map(|(due, ..)| *due);
-        let due = [self.head_at, self.pass_at, self.scheduler.next_deadline(), settle];
+        let given_up = self.gives_up_at(now);
+        let due = [self.head_at, self.pass_at, self.scheduler.next_deadline(), settle, given_up];
         let due = due.into_iter().flatten().min();
         let Some(due) = due.filter(|_| !self.scheduler.is_empty()) else { return false };
         // At `now` nothing is due any more; a timer set to it could only spin.
@@ -284,6 +296,8 @@ impl State {
             queued_bytes: loads.iter().map(|load| load.bytes).sum(),
             oldest_wait: oldest.map_or(Duration::ZERO, |arrived| now.since(arrived)),
             in_flight: self.in_flight,
+            concurrency: self.concurrency.limit(self.config.max_concurrent),
+            circuit: self.circuit.phase(),
             bound: self.bound,
             stalled: !self.scheduler.is_empty() && (late || lost),
             classes: (0..loads.len())

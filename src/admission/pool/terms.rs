@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::admission::circuit::{self, Phase};
 use crate::admission::scheduler::{ClassRule, Place};
 use crate::limit::{ColdStart, Constraint, Cost, Unit};
 use crate::time::Timestamp;
@@ -26,6 +27,8 @@ pub struct PoolConfig {
     pub max_concurrent: Option<NonZeroU32>,
     /// The least time between two requests sent; zero for none.
     pub min_gap: Duration,
+    /// When the upstream counts as away, and for how long.
+    pub circuit: circuit::Rule,
 }
 
 /// What one tenant may have waiting in a pool.
@@ -82,6 +85,8 @@ pub enum Bound {
     Backoff,
     /// The other replicas that share the quota.
     Replicas,
+    /// The upstream, which fails whatever it is sent.
+    Circuit,
 }
 
 /// What the upstream said instead of an answer.
@@ -122,6 +127,11 @@ pub enum Refused {
         /// The place it had, or would have had: good to come back to.
         place: Place,
     },
+    /// The upstream has been failing for longer than anybody is to wait for it.
+    Circuit {
+        /// When it will be tried again, as far as is known.
+        retry_at: Option<Timestamp>,
+    },
     /// The pool is closing.
     Closed,
 }
@@ -137,6 +147,11 @@ pub struct Snapshot {
     pub oldest_wait: Duration,
     /// Requests at the upstream.
     pub in_flight: u32,
+    /// Requests that may be at the upstream, if there is a limit; the least of what is configured and
+    /// what the upstream was seen to bear.
+    pub concurrency: Option<NonZeroU32>,
+    /// Whether the upstream is there.
+    pub circuit: Phase,
     /// What the first in line waits for.
     pub bound: Option<Bound>,
     /// Whether someone should have been woken and was not.

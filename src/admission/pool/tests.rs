@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use tokio::time::advance;
 
 use super::*;
+use crate::admission::circuit;
 use crate::admission::scheduler::ClassRule;
 use crate::limit::{ColdStart, Cost, Mode, Spent, Spread, Unit};
 
@@ -33,6 +34,7 @@ fn setup(change: impl FnOnce(&mut PoolConfig)) -> Setup {
         settle_delay: Duration::ZERO,
         max_concurrent: None,
         min_gap: Duration::ZERO,
+        circuit: circuit::Rule::OFF,
     };
     change(&mut config);
     let epoch = Epoch::start();

@@ -7,6 +7,7 @@ use super::grant::Grant;
 use super::shared::Going;
 use super::state::{Answer, State, Waiter};
 use super::{Bound, Refused};
+use crate::admission::circuit::Round;
 use crate::admission::scheduler::{Departure, Entry, Ticket};
 use crate::limit::{Cost, Denied, Mode, Unit};
 use crate::time::Timestamp;
@@ -20,6 +21,15 @@ pub(super) struct Wait {
     pub(super) bound: Bound,
     pub(super) until: Option<Timestamp>,
     pub(super) wall: Option<usize>,
+}
+
+/// A request that may go, once the other replicas let it.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) held: Held,
+    /// Whether they have to be asked.
+    pub(super) is_asked: bool,
+    pub(super) round: Round,
 }
 
 impl From<Denied> for Wait {
@@ -39,6 +49,7 @@ impl State {
         self.expire(&mut answers, now);
         (self.head_at, self.passing, self.pass_at) = (None, false, None);
         self.scheduler.let_all_go();
+        self.give_up_waiting(&mut answers, now);
         while let Some((ticket, entry)) = self.scheduler.head() {
             let entry = *entry;
             let (class, cost, deadline) = (entry.class, entry.cost, entry.deadline);
@@ -159,20 +170,22 @@ impl State {
     fn go(
         &mut self,
         ticket: Ticket,
-        (held, is_asked): (Held, bool),
+        begun: Begun,
         owes: bool,
         answers: &mut Vec<Answer>,
         now: Timestamp,
     ) {
+        let Begun { held, is_asked, round } = begun;
         let Some(departure) = self.scheduler.dispatch_owing(ticket, owes) else {
             // Nobody waits there: nobody is to be charged.
             self.in_flight = self.in_flight.saturating_sub(1);
+            self.circuit.left(round, now);
             return self.ledger.give_back(held, now);
         };
         if is_asked {
-            self.together.going.push(Going { departure, held });
+            self.together.going.push(Going { departure, held, round });
         } else {
-            answers.push(self.gone(departure, held, now));
+            answers.push(self.gone(departure, (held, round), now));
         }
     }
 
@@ -180,7 +193,7 @@ impl State {
     pub(super) fn gone(
         &mut self,
         departure: Departure<Waiter>,
-        held: Held,
+        held: (Held, Round),
         now: Timestamp,
     ) -> Answer {
         let Departure { entry, item, place, charge, .. } = departure;
@@ -192,7 +205,7 @@ impl State {
         (answer, Ok(Grant::new(place, charge, held, (waited, forecast), self.bound)))
     }
 
-    fn refuse(&mut self, ticket: Ticket, refused: Refused, answers: &mut Vec<Answer>) {
+    pub(super) fn refuse(&mut self, ticket: Ticket, refused: Refused, answers: &mut Vec<Answer>) {
         if let Some((_, waiter)) = self.scheduler.remove(ticket) {
             answers.push((waiter.answer, Err(refused)));
         }
@@ -240,7 +253,7 @@ impl State {
     }
 
     /// Holds what a request needs; tells whether it still has to be asked for.
-    pub(super) fn start(&mut self, entry: &Entry, now: Timestamp) -> Result<(Held, bool), Wait> {
+    pub(super) fn start(&mut self, entry: &Entry, now: Timestamp) -> Result<Begun, Wait> {
         let (cost, class) = (entry.cost, entry.class);
         // No permit, gap or backoff is worth waiting for in front of a wall.
         if let Some(constraint) = self.ledger.wall(cost) {
@@ -250,7 +263,7 @@ impl State {
         let (paced, asks) = (self.scheduler.is_paced(class), self.together.asking);
         let turn = || self.scheduler.turn(entry);
         let started = self.ledger.start(cost, (paced, asks), turn, now).map_err(Wait::from)?;
-        let held = match started {
+        let (held, is_asked) = match started {
             Started::Now(held) => (held, false),
             Started::Asked(held) => (held, true),
             Started::HasToAsk => {
@@ -260,7 +273,7 @@ impl State {
         };
         self.in_flight += 1;
         self.next_send = now.after(self.config.min_gap);
-        Ok(held)
+        Ok(Begun { held, is_asked, round: self.circuit.begin() })
     }
 
     pub(super) fn may_start(
@@ -281,7 +294,11 @@ impl State {
 
     /// Everything but the ledger that can hold a request back.
     fn gates(&self, now: Timestamp) -> Result<(), Wait> {
-        if self.config.max_concurrent.is_some_and(|most| self.in_flight >= most.get()) {
+        if let Err(until) = self.circuit.check(now) {
+            return Err(Wait { bound: Bound::Circuit, until, wall: None });
+        }
+        let most = self.concurrency.limit(self.config.max_concurrent);
+        if most.is_some_and(|most| self.in_flight >= most.get()) {
             return Err(Wait { bound: Bound::Concurrency, until: None, wall: None });
         }
         for (bound, until) in
