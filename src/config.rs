@@ -44,6 +44,8 @@ pub use self::source::{Problem, Problems};
 pub use self::state::{Durability, NoDirectory, State};
 pub use self::traces::{Root, Sampler, Traces};
 pub use self::value::Secret;
+use rustls::pki_types::CertificateDer;
+
 use crate::admission::circuit;
 use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
@@ -114,6 +116,10 @@ pub struct Upstream {
     pub base_url: http::Uri,
     /// The account's key; `None` passes the callers' own on.
     pub api_key: Option<Secret>,
+    /// Where [`Self::ca`] was read from; empty for the well-known authorities.
+    pub ca_file: String,
+    /// Certificates that are trusted instead of the well-known ones; none if empty.
+    pub ca: Vec<CertificateDer<'static>>,
     /// Time to connect, name resolution and TLS included.
     pub connect_timeout: Duration,
     /// Time from the request to the head of its answer.
@@ -158,6 +164,8 @@ pub struct Admission {
 pub struct Retry {
     /// Times that one request is sent at most; 1 for no retries.
     pub max_attempts: NonZeroU32,
+    /// Whether a request is sent again of which nobody knows what the upstream did with it.
+    pub lost_answers: bool,
     /// The backoff before the second attempt at most; doubles with each.
     pub backoff: Duration,
     /// The longest backoff.

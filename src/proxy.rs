@@ -347,7 +347,8 @@ async fn unmetered(
     });
     let outgoing = gateway.outgoing(head, path, Bytes::new());
     let mut answer = record.call(&gateway.upstream, &outgoing, false).await;
-    if let Err(Failure::Stale(_)) = answer {
+    // It changes nothing at the upstream (GET and HEAD only), so it may be sent twice.
+    if let Err(Failure::Stale(_) | Failure::Unprocessed(_)) = answer {
         answer = record.call(&gateway.upstream, &outgoing, true).await;
     }
     gateway.note_health(&answer);
@@ -358,7 +359,8 @@ async fn unmetered(
     }
     headers::for_caller(&mut head.headers);
     let good = head.status.is_success();
-    record.end(if good { Outcome::Completed } else { Outcome::UpstreamError });
+    let outcome = if good { Outcome::Completed } else { Outcome::UpstreamError };
     let idle = gateway.config.upstream.idle_timeout;
-    Ok(Response::from_parts(head, Body::new(Passed::new(body, idle))))
+    let answer = Response::from_parts(head, Body::new(Passed::new(body, idle)));
+    Ok(record.watch(answer, outcome))
 }

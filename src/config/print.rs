@@ -50,6 +50,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             table([
                 ("base_url", text(&base_url)),
                 ("api_key", text(&upstream.api_key.as_ref().map_or("", |it| it.reference()))),
+                ("ca_file", text(&upstream.ca_file)),
                 ("connect_timeout", span(upstream.connect_timeout)),
                 ("head_timeout", span(upstream.head_timeout)),
                 ("idle_timeout", span(upstream.idle_timeout)),
@@ -82,6 +83,7 @@ pub(super) fn to_toml(config: &Config) -> String {
             "retry",
             table([
                 ("max_attempts", int(retry.max_attempts.get())),
+                ("lost_answers", Value::Boolean(retry.lost_answers)),
                 ("backoff", span(retry.backoff)),
                 ("max_backoff", span(retry.max_backoff)),
                 ("budget_percent", int(retry.budget_percent)),

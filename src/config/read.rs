@@ -8,6 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use super::batch::batch;
 use super::breaker::breaker;
 use super::classes::{self, Classes};
@@ -130,6 +133,14 @@ fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Optio
             }
         },
     };
+    let ca_file = section.get_or("ca_file", String::new());
+    let ca = match certificates(&ca_file) {
+        Ok(ca) => ca,
+        Err(problem) => {
+            section.problem("ca_file", problem);
+            Vec::new()
+        }
+    };
     let connect_timeout = positive(&mut section, "connect_timeout", seconds(5));
     let head_timeout = positive(&mut section, "head_timeout", seconds(300));
     let idle_timeout = positive(&mut section, "idle_timeout", seconds(60));
@@ -138,11 +149,27 @@ fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Optio
     Some(Upstream {
         base_url: base_url?,
         api_key: api_key?,
+        ca_file,
+        ca,
         connect_timeout,
         head_timeout,
         idle_timeout,
         pool_idle_timeout,
     })
+}
+
+/// The certificates in a file of PEM; none without a file.
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pem = std::fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match all {
+        Ok(all) if all.is_empty() => Err(format!("{path}: there is no certificate in it")),
+        Ok(all) => Ok(all),
+        Err(error) => Err(format!("{path}: {error}")),
+    }
 }
 
 fn admission(mut section: Section<'_>, classes: &mut Classes) -> Admission {
@@ -187,6 +214,7 @@ fn cold_start(section: &mut Section<'_>) -> ColdStart {
 fn retry(mut section: Section<'_>) -> Retry {
     let retry = Retry {
         max_attempts: section.get_or("max_attempts", nonzero(8)),
+        lost_answers: section.get_or("lost_answers", true),
         backoff: positive(&mut section, "backoff", Duration::from_millis(500)),
         max_backoff: positive(&mut section, "max_backoff", seconds(30)),
         budget_percent: section.get_or("budget_percent", 20),

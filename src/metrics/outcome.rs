@@ -82,8 +82,10 @@ labels! {
         ServerError = "server_error",
         /// No connection could be made.
         Connect = "connect",
-        /// A kept connection turned out to be closed.
+        /// A kept connection broke under it, most likely because it had been closed.
         StaleConnection = "stale_connection",
+        /// The upstream said that it had not looked at it.
+        Unprocessed = "unprocessed",
         /// The connection broke before the head of the answer.
         Broken = "broken",
         /// The gateway's own output limit cut the answer.

@@ -47,6 +47,9 @@ pub(super) enum Broken {
     /// Nothing came for too long.
     #[error("the upstream stopped sending")]
     Idle,
+    /// It ended with the connection, and not with the answer.
+    #[error("the upstream's answer ended in the middle")]
+    Unfinished,
     /// The caller took nothing for too long.
     #[error("the caller stopped taking")]
     NotTaken,
@@ -56,6 +59,11 @@ impl Passed {
     /// `inner`, with at most `idle` between two pieces.
     pub(super) const fn new(inner: Incoming, idle: Duration) -> Self {
         Self { inner, idle: Idle::new(idle), broken: None }
+    }
+
+    /// Breaks off here.
+    fn break_off(&mut self, error: Broken) {
+        self.broken = Some((error, Box::pin(tokio::time::sleep(BREAK_AFTER))));
     }
 }
 
@@ -77,8 +85,7 @@ impl Body for Passed {
                 Poll::Ready(Some(Err(Broken::Idle)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let sleep = Box::pin(tokio::time::sleep(BREAK_AFTER));
-                self.broken = Some((Broken::Cut(error), sleep));
+                self.break_off(Broken::Cut(error));
                 self.poll_frame(cx)
             }
             Poll::Ready(frame) => {
@@ -105,6 +112,8 @@ pub(super) struct Metered {
     sent_at: Instant,
     first_token: bool,
     streamed: bool,
+    /// Whether nothing but the connection's end says where it ends.
+    open: bool,
     ending: Option<Ending>,
 }
 
@@ -143,8 +152,23 @@ impl Metered {
             sent_at,
             first_token: false,
             streamed: content_type.is_some_and(|it| it.starts_with("text/event-stream")),
+            open: false,
             ending: Some(Ending { admitted, record }),
         }
+    }
+
+    /// The same, where the connection's end is the body's, so that only the answer itself can tell
+    /// whether it came to its end.
+    pub(super) const fn open(mut self, open: bool) -> Self {
+        self.open = open;
+        self
+    }
+
+    /// Whether it has ended with the connection before its own end.
+    fn is_unfinished(&self) -> bool {
+        let seen = self.meter.seen();
+        let ended = seen.done || seen.usage.is_some() || seen.error.is_some();
+        self.open && self.ending.is_some() && self.meter.is_reading() && !ended
     }
 
     /// Whether it is a stream of events.
@@ -202,7 +226,9 @@ impl Metered {
         if let (Some(study), Some(usage), true) = (study, seen.usage, whole) {
             study.learn(usage, seen.cut);
         }
-        match seen.usage {
+        // What a stream that broke off has used so far is not what it will have cost.
+        let known = seen.usage.filter(|_| whole || self.meter.is_usage_final());
+        match known {
             Some(usage) => {
                 metrics.tokens_estimated.inc_by(held);
                 metrics.tokens_prompt.inc_by(usage.prompt);
@@ -239,10 +265,14 @@ impl Body for Metered {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if frame.is_none() && this.is_unfinished() {
+            this.inner.break_off(Broken::Unfinished);
+            frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        }
         match &frame {
             None => this.end(None),
-            Some(Err(Broken::Cut(_))) => this.end(Some(Outcome::UpstreamCut)),
+            Some(Err(Broken::Cut(_) | Broken::Unfinished)) => this.end(Some(Outcome::UpstreamCut)),
             // Not of this body: it is found out where the body is taken from.
             Some(Err(Broken::NotTaken)) => this.end(Some(Outcome::ClientGone)),
             Some(Err(Broken::Idle)) => this.end(Some(Outcome::UpstreamTimeout)),

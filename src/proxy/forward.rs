@@ -30,7 +30,7 @@ use crate::proxy::read::Share;
 use crate::proxy::record::Record;
 use crate::proxy::trace::Trace;
 use crate::proxy::turn::{Turn, Wait};
-use crate::proxy::upstream::{Failure, Outgoing};
+use crate::proxy::upstream::Outgoing;
 use crate::proxy::verdict::{LONGEST_ERROR, Verdict, is_trouble, judge, needs_body};
 
 /// Answers that are not streamed are read up to here before their head is handed over, so that it can
@@ -110,7 +110,7 @@ impl Forward {
             }
             self.note_admission(&admitted, turn.attempt);
             self.note_probe(&admitted);
-            let miss = match self.attempt(admitted).await {
+            let miss = match self.attempt(admitted, turn.fresh).await {
                 Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };
@@ -122,6 +122,7 @@ impl Forward {
             self.record.note(|facts| facts.at_upstream = false);
             let Miss { admitted, answer, rejection, code, .. } = miss;
             turn.attempt += 1;
+            turn.fresh = reason == RetryReason::StaleConnection;
             turn.said = answer.ok().map(|answer| (answer, code));
             turn.wait = Wait::Again(self.again(admitted, rejection, reason, delay));
         }
@@ -180,16 +181,12 @@ impl Forward {
         self.ask.refused(refused, waited)
     }
 
-    /// Sends the request once, and a second time if the connection turns out to have been closed.
-    async fn attempt(&self, mut admitted: Admitted) -> Result<Response, Miss> {
+    /// Sends the request once.
+    async fn attempt(&self, mut admitted: Admitted, fresh: bool) -> Result<Response, Miss> {
         let (record, upstream) = (&self.record, &self.gateway.upstream);
         admitted.sent();
         let sent_at = Instant::now();
-        let mut answer = record.call(upstream, &self.outgoing, false).await;
-        if let Err(Failure::Stale(_)) = answer {
-            self.gateway.metrics.count_retry(RetryReason::StaleConnection);
-            answer = record.call(upstream, &self.outgoing, true).await;
-        }
+        let answer = record.call(upstream, &self.outgoing, fresh).await;
         self.gateway.note_health(&answer);
         match answer {
             Ok(answer) => {
@@ -200,12 +197,7 @@ impl Forward {
                 let trace_id = record.trace_id().map(tracing::field::display);
                 let id = record.id().as_str();
                 tracing::debug!(request.id = id, trace_id, ?failure, "no answer");
-                let retry = match &failure {
-                    Failure::Connect(_) => Some(RetryReason::Connect),
-                    Failure::Stale(_) | Failure::Broken(_) => Some(RetryReason::Broken),
-                    Failure::Timeout => None,
-                };
-                let charged = !matches!(failure, Failure::Connect(_));
+                let (retry, charged) = (failure.retry(), failure.may_be_charged());
                 self.report_failure(&mut admitted, &failure);
                 admitted.pool().recent().failed((&failure).into(), admitted.pool().now());
                 Err(Miss::without_answer(admitted, failure.into(), charged, retry))
@@ -220,6 +212,7 @@ impl Forward {
         sent_at: Instant,
     ) -> Result<Response, Miss> {
         let (mut head, body) = answer.into_parts();
+        let open = headers::is_open(&head);
         headers::for_caller(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.record.trace(|trace| trace.end_call(Some("upgrade")));
@@ -234,7 +227,8 @@ impl Forward {
             }
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
-            let mut body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
+            let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
+            let mut body = body.open(open);
             let long = http_body::Body::size_hint(&body).lower() > READ_AHEAD as u64;
             let ahead = if self.begun || body.is_stream() || long {
                 None
@@ -301,9 +295,8 @@ impl Forward {
     ) -> Result<Response, ProxyError> {
         if answer.is_ok() {
             self.record.note(|facts| facts.code = code);
-            self.record.end(Outcome::UpstreamError);
         }
-        answer
+        answer.map(|answer| self.record.watch(answer, Outcome::UpstreamError))
     }
 
     /// The answer to the caller, with its rate-limit and explaining headers.

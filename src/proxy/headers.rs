@@ -4,7 +4,9 @@
 //! (RFC 9110, 7.6.1): those named there, those that `Connection` names, and what frames the message.
 
 use axum::response::Response;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, HeaderMap};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING,
+};
 use http::{HeaderName, HeaderValue};
 
 use crate::admission::Pool;
@@ -94,6 +96,12 @@ fn narrow_encodings(headers: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::from_str(&left) {
         headers.insert(ACCEPT_ENCODING, value);
     }
+}
+
+/// Whether nothing but the connection's end says where the body of an answer ends.
+pub(super) fn is_open(head: &http::response::Parts) -> bool {
+    let framed = [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|it| head.headers.contains_key(it));
+    head.version < http::Version::HTTP_2 && !framed
 }
 
 /// Makes the upstream's headers those of the answer to the caller.

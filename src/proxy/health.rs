@@ -31,6 +31,8 @@ impl Forward {
             Failure::Connect(error) => {
                 Report { said: Said::Failed, overload: is_timeout(&**error) }
             }
+            // It is there, and told this connection to go; the next one says more.
+            Failure::Unprocessed(_) => Report { said: Said::No, overload: false },
             Failure::Stale(_) | Failure::Broken(_) | Failure::Timeout => {
                 Report { said: self.failed(), overload: false }
             }

@@ -5,6 +5,7 @@
 //! how it ended says so before; if nobody does, the caller went away.
 
 mod id;
+mod watched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,8 @@ pub(super) struct Facts {
     pub(super) retry_after: Option<Duration>,
     /// How it ended.
     pub(super) outcome: Option<Outcome>,
+    /// How it will have ended if its answer does not break off.
+    pub(super) unbroken: Option<Outcome>,
     /// What is noted of it if it is traced.
     pub(super) trace: Option<Box<Trace>>,
 }
@@ -221,7 +224,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         let mut facts = std::mem::take(self.facts.get_mut());
-        let outcome = facts.outcome.unwrap_or(Outcome::ClientGone);
+        let outcome = facts.outcome.or(facts.unbroken).unwrap_or(Outcome::ClientGone);
         self.metrics.in_flight.dec();
         self.metrics.count(outcome);
         let ended = Instant::now();

@@ -37,6 +37,8 @@ pub(super) struct Turn {
     pub(super) said: Option<(Response, Option<String>)>,
     /// What is known of it if it is the gateway's own.
     pub(super) inside: Option<Inside>,
+    /// Whether it takes a connection of its own: a kept one has just broken under it.
+    pub(super) fresh: bool,
 }
 
 impl Turn {
@@ -46,7 +48,7 @@ impl Turn {
             Asked::Go(admitted) => Wait::Over(Some(admitted)),
             Asked::Wait(waiting) => Wait::Line(waiting),
         };
-        Self { wait, attempt: 1, unsent: 0, said: None, inside: None }
+        Self { wait, attempt: 1, unsent: 0, said: None, inside: None, fresh: false }
     }
 }
 
@@ -78,6 +80,11 @@ impl Forward {
     ) -> Option<(RetryReason, Duration)> {
         let config = &self.gateway.config.retry;
         let (reason, attempt) = (miss.retry?, turn.attempt - turn.unsent);
+        // What may have been worked on costs twice.
+        let lost = matches!(reason, RetryReason::StaleConnection | RetryReason::Broken);
+        if lost && !config.lost_answers {
+            return None;
+        }
         let waits = miss.admitted.pool().is_broken();
         if waits && reason == RetryReason::Connect {
             // It was not sent, and it will not be until it is its turn to find out: that makes no storm,
@@ -91,7 +98,9 @@ impl Forward {
         if waits {
             return Some((reason, Duration::ZERO));
         }
-        let delay = backoff(config, attempt);
+        // That a kept connection was closed says nothing of how the upstream is.
+        let at_once = reason == RetryReason::StaleConnection;
+        let delay = if at_once { Duration::ZERO } else { backoff(config, attempt) };
         let delay = miss.retry_after.map_or(delay, |cap| delay.min(cap));
         let (now, deadline) = (self.ask.pool.pool.now(), self.ask.request.deadline);
         if now.after(delay) >= deadline || !self.gateway.retry_budget.withdraw() {

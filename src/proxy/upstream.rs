@@ -1,13 +1,16 @@
 //! The connection to the upstream: a pooled client over HTTP/1.1 or HTTP/2.
 //!
-//! A kept connection may be closed by the upstream at the very moment it is used again. That is
-//! told from a failing upstream by what the connection itself saw ([`Trace`]): it had served before,
-//! and not one byte came back for what was written last. Such a request is safe to send again.
+//! A kept connection may be closed by the upstream at the very moment it is used again. Where nothing
+//! of the request had been written, the client takes another connection by itself. Where something
+//! had, it is told from a failing upstream by what the connection itself saw ([`Trace`]): it had served
+//! before, and not one byte came back for what was written last. Such a request is likely to do better
+//! on a connection of its own, but not certain to be unprocessed ([`Failure`]).
 
 mod connect;
+mod failure;
 
-use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,13 +22,13 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 use self::connect::{Timed, Trace};
-use crate::admission::recent;
+pub(super) use self::failure::Failure;
 use crate::config;
-use crate::metrics::UpstreamFailure;
-use crate::proxy::error::ProxyError;
 
 type Connector = Timed<HttpsConnector<HttpConnector>>;
 type Pooled = Client<Connector, Full<Bytes>>;
@@ -62,60 +65,6 @@ pub(super) struct Outgoing {
     pub(super) body: Bytes,
 }
 
-/// Why there is no head of an answer.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// No connection was made: nothing was sent.
-    Connect(Box<dyn StdError + Send + Sync>),
-    /// A kept connection turned out to be closed: nothing was answered.
-    Stale(Box<dyn StdError + Send + Sync>),
-    /// The connection broke, and nobody knows what the upstream did.
-    Broken(Box<dyn StdError + Send + Sync>),
-    /// The head did not come in time.
-    Timeout,
-}
-
-impl Failure {
-    /// Its name in traces.
-    pub(super) const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => "connect",
-            Self::Stale(_) => "stale_connection",
-            Self::Broken(_) => "broken",
-            Self::Timeout => "timeout",
-        }
-    }
-
-    /// How it counts.
-    pub(super) const fn kind(&self) -> UpstreamFailure {
-        match self {
-            Self::Connect(_) => UpstreamFailure::Connect,
-            Self::Stale(_) | Self::Broken(_) => UpstreamFailure::Broken,
-            Self::Timeout => UpstreamFailure::Timeout,
-        }
-    }
-}
-
-impl From<&Failure> for recent::Failure {
-    fn from(failure: &Failure) -> Self {
-        match failure {
-            Failure::Connect(_) => Self::Unreachable,
-            Failure::Stale(_) | Failure::Broken(_) => Self::Broken,
-            Failure::Timeout => Self::Timeout,
-        }
-    }
-}
-
-impl From<Failure> for ProxyError {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Connect(source) => Self::Unreachable(source),
-            Failure::Stale(source) | Failure::Broken(source) => Self::Broken(source),
-            Failure::Timeout => Self::Timeout,
-        }
-    }
-}
-
 impl Upstream {
     /// A client of the configured upstream; it connects when it is used.
     ///
@@ -136,12 +85,11 @@ impl Upstream {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_keepalive(Some(KEEPALIVE));
-        let https = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(http);
+        let https = match trusting(&config.ca)? {
+            None => HttpsConnectorBuilder::new().with_webpki_roots(),
+            Some(tls) => HttpsConnectorBuilder::new().with_tls_config(tls),
+        };
+        let https = https.https_or_http().enable_http1().enable_http2().wrap_connector(http);
         let connector = Timed::new(https, config.connect_timeout);
         let client = |idle: usize| {
             Client::builder(TokioExecutor::new())
@@ -202,20 +150,25 @@ impl Upstream {
                 }
                 Ok(response)
             }
-            Ok(Err(error)) if error.is_connect() => Err(Failure::Connect(error.into())),
-            Ok(Err(error)) => {
-                let mut extensions = http::Extensions::new();
-                if let Some(connected) = error.connect_info() {
-                    connected.get_extras(&mut extensions);
-                }
-                let at_once = started.elapsed() < STALE_WITHIN;
-                let stale = at_once && extensions.get::<Trace>().is_some_and(Trace::is_stale);
-                Err(if stale {
-                    Failure::Stale(error.into())
-                } else {
-                    Failure::Broken(error.into())
-                })
-            }
+            Ok(Err(error)) => Err(Failure::of(error, started.elapsed() < STALE_WITHIN)),
         }
     }
+}
+
+/// TLS that trusts these authorities and no others; `None` if there are none.
+fn trusting(authorities: &[CertificateDer<'static>]) -> io::Result<Option<ClientConfig>> {
+    if authorities.is_empty() {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.clone()).map_err(io::Error::other)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Some(tls))
 }

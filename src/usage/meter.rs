@@ -133,6 +133,24 @@ impl Meter {
         }
     }
 
+    /// Whether it can tell anything of the body at all.
+    #[must_use]
+    pub const fn is_reading(&self) -> bool {
+        !matches!(self.decoder, Decoder::Opaque(_))
+    }
+
+    /// Whether the usage seen so far is that of the whole answer, even if the body breaks off here.
+    #[must_use]
+    pub fn is_usage_final(&self) -> bool {
+        match self.decoder.sink_ref() {
+            Some(Sink { frames: Frames::Sse(sse), .. }) => sse.is_usage_final(),
+            // A document has one.
+            Some(_) => true,
+            // Whatever came after it could not be read.
+            None => false,
+        }
+    }
+
     /// Takes note that the body has ended.
     pub fn finish(&mut self) {
         if let Some(Sink { frames: Frames::Sse(sse), .. }) = self.decoder.sink() {
@@ -143,13 +161,7 @@ impl Meter {
     /// What the answer has said of itself so far, if that is looked for.
     #[must_use]
     pub fn details(&self) -> Option<&Details> {
-        let sink = match &self.decoder {
-            Decoder::Identity(sink) => sink,
-            Decoder::Gzip(decoder) => decoder.get_ref(),
-            Decoder::Deflate(decoder) => decoder.get_ref(),
-            Decoder::Opaque(_) => return None,
-        };
-        sink.details.as_ref().map(|watch| watch.found())
+        self.decoder.sink_ref()?.details.as_ref().map(|watch| watch.found())
     }
 
     /// What has been seen so far.
@@ -185,6 +197,15 @@ impl Decoder {
             "gzip" | "x-gzip" => Some(Self::Gzip(Box::new(MultiGzDecoder::new(sink)))),
             "deflate" => Some(Self::Deflate(Box::new(ZlibDecoder::new(sink)))),
             _ => None,
+        }
+    }
+
+    fn sink_ref(&self) -> Option<&Sink> {
+        match self {
+            Self::Identity(sink) => Some(sink),
+            Self::Gzip(decoder) => Some(decoder.get_ref()),
+            Self::Deflate(decoder) => Some(decoder.get_ref()),
+            Self::Opaque(_) => None,
         }
     }
 

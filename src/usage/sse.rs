@@ -43,6 +43,8 @@ pub(super) struct Sse {
     pub(super) scanner: Scanner,
     report: Report,
     seen: Seen,
+    /// Events that told a usage.
+    usages: u64,
 }
 
 impl Sse {
@@ -57,6 +59,7 @@ impl Sse {
             scanner: Scanner::default(),
             report: Report::default(),
             seen: Seen::default(),
+            usages: 0,
         }
     }
 
@@ -111,6 +114,12 @@ impl Sse {
         &self.seen
     }
 
+    /// Whether the usage is that of the whole answer, though the stream may have broken off behind it:
+    /// one event had it, and was not the first. Some upstreams tell in every event what it is so far.
+    pub(super) fn is_usage_final(&self) -> bool {
+        self.seen.done || (self.usages == 1 && self.seen.events > 1)
+    }
+
     fn end_line(&mut self, end: u8) {
         match self.line {
             Line::Name(0) => self.end_event(),
@@ -154,6 +163,7 @@ impl Sse {
             } else {
                 self.seen.events += 1;
             }
+            self.usages += u64::from(self.report.usage.is_some());
             self.seen.take(&self.report);
         }
         self.has_data = false;

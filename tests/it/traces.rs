@@ -214,7 +214,7 @@ async fn nothing_that_is_sent_holds_a_prompt_an_answer_or_a_key() {
 async fn each_attempt_is_a_call_of_its_own() {
     let collector = Collector::start().await;
     let (simulator, gateway) = simulated(&collector, "").await;
-    // The second breaks a connection that was kept: it is sent again at once, and is no attempt.
+    // The second breaks a connection that was kept: it is sent again without a backoff.
     let faults = ["status:500", "reset", "queue"];
     simulator.script(faults.map(|it| Fault::parse_all(it).expect("a fault")));
     let response = send(gateway.chat(&hello())).await;
@@ -222,7 +222,7 @@ async fn each_attempt_is_a_call_of_its_own() {
     response.bytes().await.expect("whole");
     gateway.close().await;
     let request = collector.only(CHAT);
-    assert_eq!(request.get("tidegate.attempts"), "3");
+    assert_eq!(request.get("tidegate.attempts"), "4");
     assert_eq!((request.get("tidegate.outcome").as_str(), request.failed()), ("completed", false));
     let calls = collector.named("chat m");
     let ends: Vec<_> = calls
@@ -244,7 +244,7 @@ async fn each_attempt_is_a_call_of_its_own() {
     assert!(calls[..3].iter().all(|call| call.get("gen_ai.usage.output_tokens").is_empty()));
     // Backoff is a wait as well.
     let waits = collector.named("queue");
-    assert!(waits.len() == 2 && waits.iter().all(|wait| wait.get("tidegate.admitted") == "true"));
+    assert!(waits.len() == 3 && waits.iter().all(|wait| wait.get("tidegate.admitted") == "true"));
 }
 
 #[tokio::test]

@@ -65,21 +65,23 @@ async fn a_failure_before_the_first_byte_is_not_the_callers_business() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_was_closed_is_replaced_without_a_second_charge() {
-    let (simulator, gateway) = pair(roomy(), "retry.max_attempts = 1").await;
-    simulator.script([vec![Fault::IdleClose], vec![Fault::IdleClose]]);
-    for _ in 0..2 {
+async fn a_kept_connection_that_was_closed_is_replaced_at_the_price_of_a_retry() {
+    let (simulator, gateway) = pair(roomy(), "retry.max_attempts = 2").await;
+    simulator.script([vec![Fault::IdleClose], vec![], vec![Fault::IdleClose]]);
+    let mut held = 0;
+    for _ in 0..3 {
         let response = send(gateway.chat(&hello())).await;
         assert_eq!(response.status(), 200);
+        held = i64::try_from(number(&response, "x-tidegate-estimated-tokens")).expect("small");
         response.bytes().await.expect("whole");
         gateway.settled().await;
     }
     assert!((gateway.metric(&retries("stale_connection")).await - 1.0).abs() < 0.1);
-    assert_eq!(gateway.spent().await, (2, 40), "nobody saw the first try");
+    assert_eq!(gateway.spent().await, (4, 60 + held), "somebody may have seen the first try");
     let models = gateway.client.get(gateway.url("/v1/models"));
-    assert_eq!(send(models).await.status(), 200, "the same for what costs nothing");
+    assert_eq!(send(models).await.status(), 200, "what changes nothing may be sent twice");
     let stats = simulator.stats();
-    assert_eq!((stats.started, stats.completed, stats.unmetered), (2, 2, 1));
+    assert_eq!((stats.started, stats.completed, stats.unmetered), (3, 3, 1));
     gateway.close().await;
 }
 
