@@ -52,8 +52,9 @@ mod tests {
 
     fn problems(section: &str) -> String {
         let text = format!("{DEFAULT_FILE}\n[breaker]\n{section}");
-        let read = Config::parse(&text, [], &Overrides::default());
-        read.map_or_else(|problems| problems.to_string(), |config| format!("{:?}", config.breaker))
+        let problems = Config::parse(&text, [], &Overrides::default()).unwrap_err();
+        let lines = problems.list().iter().map(|it| format!("{}: {}\n", it.path, it.message));
+        lines.collect()
     }
 
     #[test]

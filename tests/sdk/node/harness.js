@@ -92,6 +92,8 @@ base_url = "${stack.direct}"
 level = "debug"
 [batch]
 dir = ${JSON.stringify(join(stack.directory, "batches"))}
+[breaker]
+failures = 0
 [models."*"]
 output_reservation = { default = 16384 }
 limits = [${limits.map(inline).join(", ")}]

@@ -120,6 +120,8 @@ class Gateway:
             "log": {"level": "debug", **config.get("log", {})},
             # Nothing else outlives a test's gateway, unless it is given a state.
             "batch": {"dir": str(directory / "batches"), **config.get("batch", {})},
+            # What is made to fail is to be seen as often as it is asked for.
+            "breaker": {"failures": 0, **config.get("breaker", {})},
         }
         self.batches = Path(config["batch"]["dir"])
         path = directory / "tidegate.toml"
