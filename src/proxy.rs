@@ -4,6 +4,7 @@
 //! costs quota, in the order in which it happens.
 
 mod admit;
+mod ambiguous;
 mod body;
 mod capped;
 mod class;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
@@ -33,9 +33,18 @@ pub enum ProxyError {
         /// The method that it takes.
         allow: &'static str,
     },
-    /// No `Host`, or more than one.
-    #[error("exactly one Host header is needed")]
+    /// No `Host`, more than one, or one that names no host.
+    #[error("exactly one Host header is needed, and it must name a host")]
     Host,
+    /// The path and query are too long.
+    #[error("the request target is longer than {limit} bytes")]
+    UriTooLong {
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The body was sent in a coding other than chunks, or in several.
+    #[error("the only transfer coding understood here is chunked, applied once")]
+    TransferCoding,
     /// A header of ours makes no sense.
     #[error("{name} must be {expected}")]
     Header {
@@ -187,9 +196,12 @@ impl ProxyError {
             Self::Host | Self::Header { .. } => {
                 (400, INVALID, "wrong_api_format", Outcome::Invalid)
             }
-            Self::Body(BodyError::TooLarge { .. }) | Self::BodyTooLarge { .. } => {
-                (413, INVALID, "request_too_large", Outcome::Invalid)
+            Self::UriTooLong { .. } => (414, INVALID, "uri_too_long", Outcome::Invalid),
+            Self::TransferCoding => {
+                (501, INVALID, "unsupported_transfer_coding", Outcome::Invalid)
             }
+            Self::Body(BodyError::TooLarge { .. } | BodyError::Bomb { .. })
+            | Self::BodyTooLarge { .. } => (413, INVALID, "request_too_large", Outcome::Invalid),
             Self::Body(_) => (400, INVALID, "wrong_api_format", Outcome::Invalid),
             Self::Format(_) => (415, INVALID, "unsupported_media_type", Outcome::Invalid),
             Self::BodyTimeout => (408, INVALID, "request_timeout", Outcome::Invalid),
@@ -280,6 +292,7 @@ impl IntoResponse for ProxyError {
         match &self {
             // SDKs repeat a 409 and all 5xx by themselves; nothing will have changed by then.
             Self::AboveLimit(_)
+            | Self::TransferCoding
             | Self::Api(ApiError {
                 status:
                     StatusCode::CONFLICT
@@ -288,11 +301,6 @@ impl IntoResponse for ProxyError {
                 ..
             }) => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-            // The body was not read, so the connection ends with this answer: unless it says so, its
-            // client sends the next request into the void.
-            Self::UnknownKey => {
-                headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Self::WaitExceeded { level: Some(level), .. } => headers::explain_level(headers, level),
             Self::MethodNotAllowed { allow } => {

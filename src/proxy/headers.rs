@@ -5,12 +5,13 @@
 
 use axum::response::Response;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, TRANSFER_ENCODING,
 };
 use http::{HeaderName, HeaderValue};
 
 use crate::admission::Pool;
 use crate::limit::{Reading, Unit};
+use crate::proxy::ambiguous::options;
 use crate::proxy::error::UsedUp;
 use crate::proxy::record::Facts;
 
@@ -51,8 +52,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool
     let mut names: Vec<HeaderName> =
         headers.keys().filter(|name| stays_here(name)).cloned().collect();
     if names.contains(&CONNECTION) {
-        let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        names.extend(listed.flat_map(|it| it.split(',')).filter_map(|it| it.trim().parse().ok()));
+        names.extend(options(headers));
     }
     for name in names {
         headers.remove(name);
@@ -64,11 +64,48 @@ pub(super) fn for_upstream(headers: &mut HeaderMap, authorization: Option<&Heade
     strip_hop_by_hop(headers, |name| {
         matches!(name.as_str(), "host" | "expect" | "content-length")
             || name.as_str().starts_with(OWN_PREFIX)
+            || poses_as_another(name)
     });
     if let Some(key) = authorization {
         headers.insert(AUTHORIZATION, key.clone());
     }
     narrow_encodings(headers);
+    join_cookies(headers);
+}
+
+/// Whether a name becomes that of a header which the gateway sets, reads or removes, once somebody
+/// behind it reads `_` as `-`: servers with the conventions of CGI do.
+fn poses_as_another(name: &HeaderName) -> bool {
+    if !name.as_str().contains('_') {
+        return false;
+    }
+    let read = name.as_str().replace('_', "-");
+    let ours = [
+        "accept-encoding",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "proxy-authorization",
+        "proxy-connection",
+        "keep-alive",
+    ];
+    ours.contains(&read.as_str()) || read.starts_with(OWN_PREFIX)
+}
+
+/// One field of all cookies: HTTP/2 may send them one by one, HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
+    let mut all = first.as_bytes().to_vec();
+    for cookie in std::iter::once(second).chain(cookies) {
+        all.extend_from_slice(b"; ");
+        all.extend_from_slice(cookie.as_bytes());
+    }
+    // What was valid in pieces is valid joined.
+    if let Ok(value) = HeaderValue::from_bytes(&all) {
+        headers.insert(COOKIE, value);
+    }
 }
 
 /// Leaves only those encodings of an answer in which its usage can be read.
@@ -320,12 +357,18 @@ mod tests {
             ("user-agent", "sdk"),
             ("queue_threshold", "5"),
             ("x-unknown", "kept"),
+            ("content_length", "4"),
+            ("transfer_encoding", "chunked"),
+            ("x_tidegate_priority", "high"),
+            ("cookie", "a=1"),
+            ("cookie", "b=2"),
         ]);
         for_upstream(&mut headers, Some(&HeaderValue::from_static("Bearer ours")));
         assert_eq!(
             names(&headers),
-            ["authorization", "queue_threshold", "user-agent", "x-unknown"]
+            ["authorization", "cookie", "queue_threshold", "user-agent", "x-unknown"]
         );
+        assert_eq!(headers["cookie"], "a=1; b=2");
         assert_eq!(headers["authorization"], "Bearer ours");
     }
 

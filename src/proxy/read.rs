@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use prometheus::IntGauge;
+use tokio::time::Instant;
 
 use crate::proxy::error::ProxyError;
 
@@ -62,7 +63,12 @@ impl Drop for Share {
     }
 }
 
-/// Reads a body whole: at most `limit` bytes, with at most `idle` between two pieces.
+/// Bytes per second that a body must come at in the long run. A byte now and then keeps any limit
+/// between two pieces content for ever, and with it a connection and the memory for the body.
+const SLOWEST: u64 = 1_024;
+
+/// Reads a body whole: at most `limit` bytes, with at most `idle` between two pieces, and `idle` more
+/// in all than it takes at [`SLOWEST`].
 ///
 /// # Errors
 ///
@@ -81,9 +87,11 @@ pub(super) async fn whole(
     let mut body = body;
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
-    let mut size = 0;
+    let (began, mut size) = (Instant::now(), 0);
     loop {
-        let frame = match tokio::time::timeout(idle, body.frame()).await {
+        let due = began + idle + Duration::from_secs(size / SLOWEST);
+        let due = due.min(Instant::now() + idle);
+        let frame = match tokio::time::timeout_at(due, body.frame()).await {
             Err(_) => return Err(ProxyError::BodyTimeout),
             Ok(None) => break,
             Ok(Some(Err(_))) => return Err(ProxyError::BodyBroken),
@@ -146,5 +154,24 @@ mod tests {
             Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         assert!(matches!(whole(stuck, 6, idle, &budget).await, Err(ProxyError::BodyTimeout)));
         assert_eq!((budget.used.load(Ordering::Relaxed), budget.gauge.get()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_in_is_given_up_and_one_that_comes_is_not() {
+        let idle = Duration::from_secs(10);
+        let every = |pause: Duration, piece: usize| {
+            Body::from_stream(futures_util::stream::unfold(0, move |sent| async move {
+                tokio::time::sleep(pause).await;
+                let piece = Bytes::from(vec![b'x'; piece]);
+                (sent < 100).then(|| (Ok::<_, std::io::Error>(piece), sent + 1))
+            }))
+        };
+        let began = Instant::now();
+        let trickle = whole(every(idle / 2, 1), 1 << 20, idle, &budget(1 << 20)).await;
+        assert!(matches!(trickle, Err(ProxyError::BodyTimeout)));
+        assert_eq!(began.elapsed(), idle);
+        let slow = every(Duration::from_secs(2), 4 << 10);
+        let (body, _) = whole(slow, 1 << 20, idle, &budget(1 << 20)).await.unwrap();
+        assert_eq!(body.len(), 100 * (4 << 10), "over 200 s, and never for long");
     }
 }

@@ -12,14 +12,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Version, header};
+use http::{Request, Version};
+use http_body::Body as _;
 use tower::Service;
 
-use super::headers;
+use super::pump::pump;
 use super::record::Record;
 use super::routes::metered_path;
 use super::verdict::retry_after;
-use super::{Gateway, ProxyError, metered};
+use super::{Gateway, ProxyError, ambiguous, headers, metered};
 use crate::metrics::Outcome;
 
 /// The routes with what surrounds them.
@@ -40,23 +41,25 @@ impl App {
         // First, so that every refusal below has a name and is counted.
         let endpoint = endpoint(request.uri().path());
         let record = Record::new(&gateway, endpoint, &mut request);
-        let mut response = if has_one_host(&request) {
+        // Before any route: what two readers could read as two requests is nobody's.
+        let mut response = if let Err(refused) = ambiguous::check(&request) {
+            refused.into_response()
+        } else {
             let known = Arc::clone(&record);
             let answering = async move {
                 if let Some(path) = metered_path(&request) {
                     return metered(gateway, known, path, request).await.into_response();
                 }
+                let multiplexed = request.version() == Version::HTTP_2;
                 request.extensions_mut().insert(known);
                 match routes.call(request).await {
+                    Ok(response) if multiplexed => noticing(&gateway, response),
                     Ok(response) => response,
                     Err(never) => match never {},
                 }
             };
             // A panic is an outcome, not a lost connection.
             AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(|_| panicked())
-        } else {
-            // Before any route: what two proxies could route to two places is nobody's.
-            ProxyError::Host.into_response()
         };
         let (status, outcome) = (response.status(), response.extensions().get::<Outcome>());
         record.note(|facts| {
@@ -88,6 +91,14 @@ impl Service<Request<Body>> for App {
     }
 }
 
+/// The same answer, given up when its caller takes nothing; metered ones do so by themselves.
+fn noticing(gateway: &Gateway, response: Response) -> Response {
+    let limit = gateway.config.server.write_timeout;
+    response.map(|body| {
+        if body.is_end_stream() { body } else { Body::new(pump(body, limit, &gateway.tasks)) }
+    })
+}
+
 /// The endpoint's name in logs: a closed set, whatever the path.
 fn endpoint(path: &str) -> &'static str {
     let path = path.trim_start_matches("/v1");
@@ -99,19 +110,6 @@ fn endpoint(path: &str) -> &'static str {
         _ if path.starts_with("/files") => "files",
         _ if path.starts_with("/batches") => "batches",
         _ => "other",
-    }
-}
-
-/// HTTP/1.1 asks for exactly one `Host`; HTTP/2 may say it in `:authority`.
-fn has_one_host(request: &Request<Body>) -> bool {
-    let headers: &HeaderMap = request.headers();
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (first, second) = (hosts.next().is_some(), hosts.next().is_some());
-    let authority = request.uri().authority().is_some();
-    match request.version() {
-        Version::HTTP_11 => first && !second,
-        Version::HTTP_2 | Version::HTTP_3 => (first || authority) && !second,
-        _ => !second,
     }
 }
 

@@ -1,39 +1,50 @@
 //! One connection: HTTP/1.1 or HTTP/2, with a limit on everything a peer could let us wait for.
 
+mod patient;
+mod watch;
+
 use std::convert::Infallible;
-use std::future::Future;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use http::Request;
-use hyper::body::Incoming;
-use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::Service as TowerService;
-use tower::ServiceExt;
+
+use self::patient::Patient;
+use self::watch::{Peer, Watched};
 
 /// Bytes of a request's head. SDKs stay below 4 KiB; proxies in front commonly allow 32 or 64.
 const MAX_HEAD: usize = 64 << 10;
+/// Fields of a head over HTTP/1. SDKs send 20; more than this is refused (431).
+const MAX_FIELDS: usize = 100;
 /// Requests on one HTTP/2 connection at once.
 const MAX_STREAMS: u32 = 256;
+/// What a peer may send ahead on one HTTP/2 stream, and on all together: a large body in few round
+/// trips. It is memory of ours only until it is read, which is at once.
+const WINDOW: u32 = 1 << 20;
+/// What is kept of an answer for a peer of HTTP/2 whose socket is full, for each stream.
+const MAX_UNSENT: usize = 64 << 10;
+/// Bytes in one frame of HTTP/2: the least that the protocol allows to ask for.
+const MAX_FRAME: u32 = 16 << 10;
+/// Streams of HTTP/2 that were reset before they were looked at, and that break the rules of the
+/// protocol: beyond that the connection ends (`ENHANCE_YOUR_CALM`). Nobody does either by accident.
+const MAX_RESETS: usize = 20;
+const MAX_FAULTS: usize = 128;
 /// How often an HTTP/2 peer is asked whether it is still there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(30);
 
 /// How connections are treated.
 #[derive(Clone, Debug)]
 pub(super) struct Http {
-    /// Time for the head of a request, and to begin the next.
+    /// Time for the head of a request, and to begin the next; over HTTP/2 twice that, at the most.
     pub(super) header_timeout: Duration,
     /// Time for which the peer may take nothing.
     pub(super) write_timeout: Duration,
@@ -47,26 +58,14 @@ pub(super) struct Http {
 pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
     // A peer that has gone already is found out by the first read.
     let _ = stream.set_nodelay(true);
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.header_timeout)
-        .max_buf_size(MAX_HEAD);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    let io = TokioIo::new(Patient::new(stream, http.write_timeout));
-    let begun = Arc::new(AtomicBool::new(false));
-    let service = Begun { app, begun: Arc::clone(&begun) };
+    let peer = Arc::new(Peer::default());
+    let builder = builder(&http);
+    let io = TokioIo::new(Patient::new(stream, http.write_timeout, Arc::clone(&peer)));
+    let service = Watched::new(app, Arc::clone(&peer));
     let mut connection = pin!(builder.serve_connection(io, service));
-    // hyper limits the time for a head once it knows the protocol, and not before.
-    let mut silent = pin!(tokio::time::sleep(http.header_timeout));
-    let (mut watch_silence, mut stopping) = (true, false);
+    // hyper limits the time for a head once it knows that the protocol is HTTP/1, and not before.
+    let mut look = pin!(sleep_until(Instant::now() + http.header_timeout));
+    let (mut rested, mut stopping, mut closing) = (None, false, false);
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -75,15 +74,25 @@ pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
                 }
                 return;
             }
-            () = silent.as_mut(), if watch_silence => {
-                if !begun.load(Ordering::Relaxed) {
+            () = look.as_mut() => {
+                if !peer.has_begun() || closing {
                     return;
                 }
-                watch_silence = false;
+                let before = std::mem::replace(&mut rested, peer.at_rest());
+                // An idle connection over HTTP/1 is hyper's to close, a stuck one its socket's.
+                if peer.multiplexes() && rested.is_some() && rested == before {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                look.as_mut().reset(Instant::now() + http.header_timeout);
+            }
+            () = peer.hostile.notified() => {
+                tracing::debug!("connection cut: its requests are made to be given up");
+                return;
             }
             () = http.stop.cancelled(), if !stopping => {
                 stopping = true;
-                if !begun.load(Ordering::Relaxed) {
+                if !peer.has_begun() {
                     return;
                 }
                 connection.as_mut().graceful_shutdown();
@@ -92,6 +101,31 @@ pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
             () = http.abort.cancelled(), if stopping => return,
         }
     }
+}
+
+/// How both protocols are spoken: every limit is set here, whatever a library's default is.
+fn builder(http: &Http) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(http.header_timeout)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(MAX_UNSENT)
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_FAULTS)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
 }
 
 /// What answers requests, on any number of connections at once.
@@ -109,94 +143,4 @@ impl<A> App for A where
         + Send
         + 'static
 {
-}
-
-/// The app, noting that a first request has come through.
-#[derive(Clone, Debug)]
-struct Begun<A> {
-    app: A,
-    begun: Arc<AtomicBool>,
-}
-
-impl<A: App> Service<Request<Incoming>> for Begun<A> {
-    type Response = Response;
-    type Error = Infallible;
-    type Future = tower::util::Oneshot<A, Request<Body>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.begun.store(true, Ordering::Relaxed);
-        self.app.clone().oneshot(request.map(Body::new))
-    }
-}
-
-/// A stream that gives up on a peer that takes nothing.
-#[derive(Debug)]
-struct Patient {
-    stream: TcpStream,
-    limit: Duration,
-    stuck: Option<Pin<Box<Sleep>>>,
-}
-
-impl Patient {
-    const fn new(stream: TcpStream, limit: Duration) -> Self {
-        Self { stream, limit, stuck: None }
-    }
-
-    fn watch<T>(
-        &mut self,
-        written: Poll<io::Result<T>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stuck = None;
-            return written;
-        }
-        let due = Instant::now() + self.limit;
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
-        ready!(stuck.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for Patient {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Patient {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buffer);
-        self.watch(written, cx)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.watch(flushed, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, buffers);
-        self.watch(written, cx)
-    }
 }

@@ -10,6 +10,13 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::error::BodyError;
 
+/// How many times its size a packed body may have: prose packs to a quarter, a list of the same few
+/// lines to a fiftieth; gzip can do 1,032, and a body of zeros is worth no work.
+const MOST_RATIO: usize = 128;
+
+/// What any packed body may unpack to: less than a request in text costs to read.
+const SMALL: usize = 1 << 20;
+
 /// The serialisation of a request body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Format {
@@ -80,13 +87,15 @@ impl BodyKind {
             Coding::Identity if body.len() > max => Err(too_large),
             Coding::Identity => Ok(Cow::Borrowed(body)),
             Coding::Gzip => {
+                let most = max.min(body.len().saturating_mul(MOST_RATIO).max(SMALL));
                 // Text packs to about a quarter; from there on the vector doubles.
-                let mut decoded = Vec::with_capacity(body.len().saturating_mul(4).min(max));
+                let mut decoded = Vec::with_capacity(body.len().saturating_mul(4).min(most));
                 // One byte more than allowed tells a body that fits from one that was cut.
-                let room = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+                let room = u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1);
                 match MultiGzDecoder::new(body).take(room).read_to_end(&mut decoded) {
                     Err(_) => Err(BodyError::Gzip),
                     Ok(_) if decoded.len() > max => Err(too_large),
+                    Ok(_) if decoded.len() > most => Err(BodyError::Bomb { ratio: MOST_RATIO }),
                     Ok(_) => Ok(Cow::Owned(decoded)),
                 }
             }
@@ -216,6 +225,10 @@ mod tests {
         let bomb = gzip(&vec![b' '; 50 << 20]);
         assert!(bomb.len() < 100 << 10);
         assert_eq!(GZIPPED.decode(&bomb, 4096), Err(BodyError::TooLarge { limit: 4096 }));
+        let far = Err(BodyError::Bomb { ratio: MOST_RATIO });
+        assert_eq!(GZIPPED.decode(&bomb, 100 << 20), far, "long before it is unpacked");
+        let small = gzip(&vec![b' '; SMALL]);
+        assert_eq!(GZIPPED.decode(&small, SMALL).unwrap().len(), SMALL, "however well it packs");
     }
 
     #[test]

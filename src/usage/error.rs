@@ -11,6 +11,12 @@ pub enum BodyError {
         /// The largest decoded body, in bytes.
         limit: usize,
     },
+    /// Unpacked, the body is far longer than text that somebody wrote.
+    #[error("the body unpacks to more than {ratio} times its size")]
+    Bomb {
+        /// How many times its size is accepted.
+        ratio: usize,
+    },
     /// The body was announced as gzip and is not, or it is cut, corrupt or followed by something.
     #[error("the body is not valid gzip")]
     Gzip,
@@ -65,6 +71,7 @@ impl BodyError {
     pub fn param(&self) -> &'static str {
         match self {
             Self::TooLarge { .. }
+            | Self::Bomb { .. }
             | Self::Gzip
             | Self::NotUtf8
             | Self::Json { .. }

@@ -4,6 +4,7 @@ mod batch;
 mod docs;
 mod estimates;
 mod gateway;
+mod hostile;
 mod layers;
 mod load;
 mod overload;

@@ -172,7 +172,7 @@ async fn read_request(socket: &mut TcpStream) -> Option<(String, Vec<u8>)> {
             return None;
         }
     };
-    let head = String::from_utf8(bytes[..end - 4].to_vec()).expect("a head is text");
+    let head = String::from_utf8_lossy(&bytes[..end - 4]).into_owned();
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
         name.eq_ignore_ascii_case("content-length").then(|| value.parse::<usize>())?.ok()
