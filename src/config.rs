@@ -101,7 +101,7 @@ pub struct Server {
     pub max_body_bytes: NonZeroU64,
     /// Time for the head of a request, and for the next request on a kept connection.
     pub header_timeout: Duration,
-    /// Time between two pieces of a request body.
+    /// Time between two pieces of a request body, and beyond what a slow one takes in all.
     pub body_timeout: Duration,
     /// Time for which a caller may take nothing of its answer.
     pub write_timeout: Duration,

@@ -143,6 +143,10 @@ pub(super) fn is_open(head: &http::response::Parts) -> bool {
 
 /// Makes the upstream's headers those of the answer to the caller.
 pub(super) fn for_caller(headers: &mut HeaderMap) {
+    // Where a message has both, the coding says where it ends, and the length lies (RFC 9112, 6.3).
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     strip_hop_by_hop(headers, |_| false);
 }
 

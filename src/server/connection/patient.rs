@@ -17,6 +17,11 @@ use super::watch::Peer;
 const LINGER_PAUSE: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(30);
 
+/// How much it may send: over HTTP/1 a large body, sent whole before its client looks for an answer;
+/// over HTTP/2 somewhat more than its windows had room for.
+const LINGER_BYTES: usize = 64 << 20;
+const LINGER_BYTES_HTTP2: usize = 2 << 20;
+
 /// A stream with a limit on the time for which the peer may take nothing.
 ///
 /// It is shut down with care: a socket closed with bytes unread resets the connection, and a reset
@@ -35,6 +40,8 @@ pub(super) struct Patient<S> {
 struct Lingering {
     until: Instant,
     pause: Pin<Box<Sleep>>,
+    /// Bytes that it may still send.
+    room: usize,
 }
 
 impl<S> Patient<S> {
@@ -62,10 +69,13 @@ impl<S: AsyncRead + Unpin> Patient<S> {
     /// Reads on until the peer has nothing more to say, or has said enough.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| {
-            let now = Instant::now();
-            Lingering { until: now + LINGER, pause: Box::pin(sleep_until(now + LINGER_PAUSE)) }
+            let until = Instant::now() + LINGER;
+            let pause = Box::pin(sleep_until(Instant::now() + LINGER_PAUSE));
+            let multiplexes = self.peer.multiplexes();
+            let room = if multiplexes { LINGER_BYTES_HTTP2 } else { LINGER_BYTES };
+            Lingering { until, pause, room }
         });
-        let mut thrown_away = [0; 4 << 10];
+        let mut thrown_away = [0; 8 << 10];
         loop {
             let mut buffer = ReadBuf::new(&mut thrown_away);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
@@ -73,13 +83,14 @@ impl<S: AsyncRead + Unpin> Patient<S> {
                     self.peer.is_talking();
                     let pause = (Instant::now() + LINGER_PAUSE).min(lingering.until);
                     lingering.pause.as_mut().reset(pause);
+                    lingering.room = lingering.room.saturating_sub(buffer.filled().len());
                 }
                 // Its end, or a reset of its own.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending if self.peer.has_said_all() => return Poll::Ready(()),
                 Poll::Pending => return lingering.pause.as_mut().poll(cx),
             }
-            if Instant::now() >= lingering.until {
+            if lingering.room == 0 || Instant::now() >= lingering.until {
                 return Poll::Ready(());
             }
         }
@@ -144,10 +155,12 @@ mod tests {
 
     use super::*;
 
+    const PIECE: usize = 32 << 10;
+
     /// Shuts down a stream whose peer goes on sending `pieces` with a pause before each; says after
     /// what time.
     async fn shut(talking: bool, pieces: u32, pause: Duration) -> Duration {
-        let (ours, mut theirs) = duplex(64);
+        let (ours, mut theirs) = duplex(PIECE);
         let peer = Arc::new(Peer::default());
         if talking {
             peer.is_talking();
@@ -156,7 +169,7 @@ mod tests {
         let sending = tokio::spawn(async move {
             for _ in 0..pieces {
                 tokio::time::sleep(pause).await;
-                if theirs.write_all(&[b'x'; 100]).await.is_err() {
+                if theirs.write_all(&[b'x'; PIECE]).await.is_err() {
                     break;
                 }
             }
@@ -175,6 +188,8 @@ mod tests {
         assert_eq!(shut(false, 0, second).await, Duration::ZERO, "it has said all");
         assert_eq!(shut(true, 5, second).await, 5 * second, "until it closes");
         assert_eq!(shut(true, 1, 9 * second).await, LINGER_PAUSE, "or pauses");
-        assert_eq!(shut(true, 1_000, second).await, LINGER, "but not for ever");
+        assert_eq!(shut(true, 100, second).await, LINGER, "but not for ever");
+        let most = u32::try_from(LINGER_BYTES / PIECE + 2).unwrap();
+        assert!(shut(true, most, Duration::ZERO).await < LINGER, "nor for all that it may send");
     }
 }

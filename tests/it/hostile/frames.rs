@@ -1,7 +1,6 @@
 //! A peer that speaks HTTP/2 frame by frame, as wrongly as it likes.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -210,11 +209,5 @@ impl Peer {
             }
         }
         code
-    }
-
-    /// Checks that nothing comes for a moment.
-    pub(super) async fn silent(&mut self, span: Duration) {
-        let event = timeout(span, self.event()).await;
-        assert!(event.is_err(), "{event:?}");
     }
 }

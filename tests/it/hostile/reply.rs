@@ -12,6 +12,8 @@ use crate::support::PATIENCE;
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
+    /// HTTP/1.0: the connection closes, unless it is said that it does not.
+    pub(super) old: bool,
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
 }
@@ -85,7 +87,7 @@ impl Replies {
                 self.exactly(length).await?
             }
             ([], ["chunked"]) => self.chunks().await?,
-            ([], []) if reply.all("connection") == ["close"] => {
+            ([], []) if reply.old || reply.all("connection") == ["close"] => {
                 while self.more().await? > 0 {}
                 std::mem::take(&mut self.read)
             }
@@ -131,7 +133,7 @@ fn parse(head: &str) -> Result<Reply, String> {
     let bad = |why: &str| Err(format!("{why}: {head:?}"));
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
-    let Some(("HTTP/1.1" | "HTTP/1.0", status)) = status.split_once(' ') else {
+    let Some((version @ ("HTTP/1.1" | "HTTP/1.0"), status)) = status.split_once(' ') else {
         return bad("not a status line");
     };
     let (code, reason) = status.split_once(' ').unwrap_or((status, ""));
@@ -150,5 +152,5 @@ fn parse(head: &str) -> Result<Reply, String> {
         }
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    Ok(Reply { status, headers, body: Vec::new() })
+    Ok(Reply { status, old: version == "HTTP/1.0", headers, body: Vec::new() })
 }
