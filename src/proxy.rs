@@ -20,6 +20,7 @@ mod place;
 mod pump;
 mod queued;
 mod read;
+mod readings;
 mod record;
 mod refusal;
 mod routes;
