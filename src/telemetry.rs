@@ -4,10 +4,12 @@
 //! # Invariants
 //!
 //! - Writing a line never waits for whoever reads it: a full buffer drops lines and counts them.
-//! - Fields hold names, numbers and codes; never a key, a prompt or a body.
+//! - Fields hold names, numbers and codes; never a key, a prompt or a body. Of a panic, whose message
+//!   may quote one, only the place is told.
 
 mod buffer;
 mod line;
+mod panics;
 pub mod traces;
 
 use std::io;
@@ -38,5 +40,6 @@ pub fn start(config: &Log) -> Result<Flush, TryInitError> {
         LogFormat::Json => fmt::layer().with_writer(writer).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    panics::log();
     Ok(flush)
 }
