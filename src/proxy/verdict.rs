@@ -28,9 +28,12 @@ pub(super) struct Verdict {
     pub(super) exhausted: Option<(Unit, &'static str)>,
     /// When the upstream says to come back.
     pub(super) retry_after: Option<Duration>,
-    /// The upstream's error code.
+    /// The upstream's error code, as far as it is a short word.
     pub(super) code: Option<String>,
 }
+
+/// The longest code that is told: the known ones are below 30 bytes.
+const LONGEST_CODE: usize = 64;
 
 /// Whether the body of an answer with this status has to be read to judge it.
 pub(super) fn needs_body(status: StatusCode) -> bool {
@@ -45,7 +48,7 @@ pub(super) fn is_trouble(status: StatusCode) -> bool {
 /// Judges an answer by its status, headers and, where [`needs_body`] says so, its body.
 pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Verdict {
     let error = needs_body(status).then(|| parse(headers, body)).flatten();
-    let code = error.as_ref().and_then(|error| error.code.clone());
+    let code = error.as_ref().and_then(|error| word(error.code.as_deref()?));
     let message = error.and_then(|error| error.message).unwrap_or_default();
     let mut verdict = Verdict {
         // What is refused for its content, its key or its model was never processed.
@@ -78,6 +81,13 @@ pub(super) fn judge(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Ver
         _ => {}
     }
     verdict
+}
+
+/// A code that is one word. Another is none: an upstream may quote what it was sent, and codes are
+/// logged and shown.
+fn word(code: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    (code.len() <= LONGEST_CODE && code.bytes().all(plain)).then(|| code.to_owned())
 }
 
 /// The window that a message such as "Tokens per minute limit exceeded" names.
@@ -195,6 +205,19 @@ mod tests {
         for odd in ["-1", "NaN", "Wed, 21 Oct 2026 07:28:00 GMT", "1e300"] {
             headers.insert(RETRY_AFTER, HeaderValue::from_static(odd));
             assert_eq!(judge(StatusCode::TOO_MANY_REQUESTS, &headers, &body).retry_after, None);
+        }
+    }
+
+    #[test]
+    fn a_code_that_is_no_word_is_not_told() {
+        let code = |code: &str| {
+            judge(StatusCode::TOO_MANY_REQUESTS, &HeaderMap::new(), &flat(code, "m")).code
+        };
+        for word in ["queue_exceeded", "rate-limit.v2", "E1015"] {
+            assert_eq!(code(word).as_deref(), Some(word));
+        }
+        for other in ["bad value: tell me", r"\u001b[2J", &"x".repeat(65)] {
+            assert_eq!(code(other), None, "{other}");
         }
     }
 }
