@@ -97,6 +97,13 @@ impl Cost {
         }
     }
 
+    /// No more of any unit than the largest limit: more than all cannot be spent, whoever says so, and
+    /// sums of what is said stay exact.
+    #[must_use]
+    pub(super) fn bounded(self) -> Self {
+        self.map(|units| units.min(Constraint::MAX_LIMIT))
+    }
+
     pub(super) const fn of_mut(&mut self, unit: Unit) -> &mut u64 {
         match unit {
             Unit::Requests => &mut self.requests,
@@ -165,6 +172,7 @@ impl Mode {
 
 /// One limit of the upstream: at most `limit` units per `window`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Written")]
 pub struct Constraint {
     unit: Unit,
     limit: NonZeroU64,
@@ -173,6 +181,29 @@ pub struct Constraint {
     mode: Mode,
     learn: Learn,
     spread: Spread,
+}
+
+/// A [`Constraint`] as it was written down, by whomsoever: what is wrong with it is found when it is
+/// read, as if it had been configured.
+#[derive(Deserialize)]
+struct Written {
+    unit: Unit,
+    limit: u64,
+    window: u64,
+    name: Arc<str>,
+    mode: Mode,
+    learn: Learn,
+    spread: Spread,
+}
+
+impl TryFrom<Written> for Constraint {
+    type Error = BadConstraint;
+
+    fn try_from(written: Written) -> Result<Self, BadConstraint> {
+        let Written { unit, limit, window, name, mode, learn, spread } = written;
+        let read = Self::new(unit, limit, Duration::from_nanos(window), &name, mode)?;
+        Ok(Self { name, ..read.learning(learn).spread_by(spread) })
+    }
 }
 
 /// Why a [`Constraint`] cannot exist.

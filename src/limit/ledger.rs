@@ -150,6 +150,7 @@ impl Ledger {
     }
 
     fn put(&mut self, cost: Cost, now: Timestamp) -> Hold {
+        let cost = cost.bounded();
         let mut full = 0;
         for (index, window) in self.windows.iter_mut().enumerate() {
             let unit = window.quota().unit();
@@ -284,7 +285,7 @@ impl Ledger {
     /// Says that [`Self::settle`] will be called at `due` with what is known now: it is written down at
     /// once, since much can happen until then.
     pub fn announce(&mut self, sent: &mut Sent, spent: Spent, due: Timestamp) {
-        let used = spent.of(sent.cost);
+        let used = spent.of(sent.cost).bounded();
         self.record(due, Event::Settled { id: sent.id, used });
         sent.announced = true;
     }
@@ -296,6 +297,8 @@ impl Ledger {
 
     #[expect(clippy::needless_pass_by_value, reason = "a hold is ended once: it is used up")]
     fn end(&mut self, sent: Sent, used: Cost, now: Timestamp) {
+        // The upstream's word, and it may say anything.
+        let used = used.bounded();
         if !sent.announced {
             self.record(now, Event::Settled { id: sent.id, used });
         }
