@@ -218,6 +218,8 @@ impl<'de> Visitor<'de> for &mut Reader {
                 Some(field) => {
                     self.enter(field)?;
                     self.value(field, &mut map)?;
+                    // What is wrong between two fields is no field's fault.
+                    self.field = None;
                 }
             }
         }

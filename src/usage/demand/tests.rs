@@ -238,6 +238,10 @@ fn a_messagepack_document_must_be_whole_and_alone() {
     ] {
         assert_eq!(Demand::read(PACK, &bad, MAX).unwrap_err().to_string(), text, "{bad:x?}");
     }
+    // A key that is none is not the fault of the field before it.
+    let keyless = b"\x83\xa5model\xa1m\xa1n\x02\xc0\x05".to_vec();
+    let error = Demand::read(PACK, &keyless, MAX).unwrap_err();
+    assert_eq!(error, BodyError::NotAnObject { format: Format::MsgPack });
     // Keys and values that only MessagePack has, where nobody reads them.
     let odd = b"\x84\xa5model\xa1m\x01\x02\xff\xd4\x05\x00\xa1x\xc4\x02\xff\xfe".to_vec();
     assert!(Demand::read(PACK, &odd, MAX).is_ok());
