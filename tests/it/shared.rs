@@ -8,7 +8,7 @@ mod failover;
 mod fleet;
 mod manifests;
 mod order;
-mod server;
+pub(crate) mod server;
 mod together;
 mod topology;
 mod twin;

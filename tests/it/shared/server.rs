@@ -22,8 +22,8 @@ pub(super) fn free_port() -> u16 {
 }
 
 /// A server process; dropping it kills it.
-pub(super) struct Redis {
-    pub(super) port: u16,
+pub(crate) struct Redis {
+    pub(crate) port: u16,
     pub(super) folder: TempDir,
     arguments: Vec<String>,
     child: Child,
@@ -35,7 +35,7 @@ impl Redis {
     }
 
     /// With more arguments, `{dir}` in which stands for its folder.
-    pub(super) async fn with(arguments: &[&str]) -> Self {
+    pub(crate) async fn with(arguments: &[&str]) -> Self {
         Self::in_folder(TempDir::new().expect("a folder"), arguments).await
     }
 
@@ -75,7 +75,7 @@ impl Redis {
     }
 
     /// kill -9.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it was running");
         self.child.wait().expect("its end");
     }

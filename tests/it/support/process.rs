@@ -102,4 +102,14 @@ impl Process {
         }
         (status.code(), text)
     }
+
+    /// All that it wrote to standard output since it was ready, and to standard error if that is piped,
+    /// once it has ended.
+    pub(crate) async fn output(mut self) -> (String, String) {
+        let mut stdout = self.child.stdout.take().expect("it is piped");
+        let (_, stderr) = self.end().await;
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).expect("text");
+        (text, stderr)
+    }
 }
