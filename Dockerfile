@@ -8,6 +8,11 @@
 FROM docker.io/library/rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
+# No path of this stage is in the program, so that it is the same wherever it is built: not in what the
+# compiler writes for panics, and not in what the C compiler does for assertions.
+ENV RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=cargo" \
+    CFLAGS="-ffile-prefix-map=/build=. -ffile-prefix-map=/usr/local/cargo=cargo"
+
 # The dependencies first, around an empty program: this layer changes only when the lock file does.
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY src/usage/tokenizer/table.rs src/usage/tokenizer/
