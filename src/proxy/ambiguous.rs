@@ -116,14 +116,23 @@ mod tests {
     #[test]
     fn a_host_is_a_name_or_an_address_with_a_port_or_none() {
         for good in [
-            "", "a", "A.b-c.example", "localhost:8080", "127.0.0.1", "[::1]", "[::1]:80", "a:",
-            "xn--bcher-kva.example", "my_service:80",
+            "",
+            "a",
+            "A.b-c.example",
+            "localhost:8080",
+            "127.0.0.1",
+            "[::1]",
+            "[::1]:80",
+            "a:",
+            "xn--bcher-kva.example",
+            "my_service:80",
         ] {
             assert!(is_host(good.as_bytes()), "{good}");
         }
         for bad in [
             "a b", "a/b", "a\\b", "user@a", "a?b", "a#b", "a,b", "a, b", "a:b", "a:80:80", ":80",
-            "a:123456", "[::1", "::1", "[]", "[a@b]", "http://a", "a\t", "\"a\"", "a:80@b", "b\u{e4}r",
+            "a:123456", "[::1", "::1", "[]", "[a@b]", "http://a", "a\t", "\"a\"", "a:80@b",
+            "b\u{e4}r",
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
         }

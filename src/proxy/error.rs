@@ -197,9 +197,7 @@ impl ProxyError {
                 (400, INVALID, "wrong_api_format", Outcome::Invalid)
             }
             Self::UriTooLong { .. } => (414, INVALID, "uri_too_long", Outcome::Invalid),
-            Self::TransferCoding => {
-                (501, INVALID, "unsupported_transfer_coding", Outcome::Invalid)
-            }
+            Self::TransferCoding => (501, INVALID, "unsupported_transfer_coding", Outcome::Invalid),
             Self::Body(BodyError::TooLarge { .. } | BodyError::Bomb { .. })
             | Self::BodyTooLarge { .. } => (413, INVALID, "request_too_large", Outcome::Invalid),
             Self::Body(_) => (400, INVALID, "wrong_api_format", Outcome::Invalid),

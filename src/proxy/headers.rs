@@ -5,7 +5,8 @@
 
 use axum::response::Response;
 use http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, TRANSFER_ENCODING,
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap,
+    TRANSFER_ENCODING,
 };
 use http::{HeaderName, HeaderValue};
 

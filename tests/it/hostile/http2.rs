@@ -248,7 +248,8 @@ async fn a_body_has_the_length_that_its_head_says() {
             assert_eq!(got, Got::Status(200), "{what}");
             assert_eq!(upstream.last_of(1).body, sent.as_bytes(), "{what}");
         } else {
-            let refused = matches!(got, Got::Reset(PROTOCOL_ERROR) | Got::GoAway(_) | Got::Status(400));
+            let refused =
+                matches!(got, Got::Reset(PROTOCOL_ERROR) | Got::GoAway(_) | Got::Status(400));
             assert!(refused, "{what}: {got:?}");
             assert!(upstream.seen().is_empty(), "{what}");
         }
@@ -263,15 +264,24 @@ async fn trailers_and_padding_change_nothing() {
     let body = hello().to_string();
     let (first, second) = body.split_at(10);
     let mut peer = Peer::open(gateway.api, &[]).await;
-    let padded = |data: &str, pad: u8| {
-        [&[pad][..], data.as_bytes(), &vec![0; usize::from(pad)]].concat()
-    };
+    let padded =
+        |data: &str, pad: u8| [&[pad][..], data.as_bytes(), &vec![0; usize::from(pad)]].concat();
     let bytes = [
-        frame(HEADERS, END_HEADERS | PRIORITISED, 1, &[&[0, 0, 0, 0, 16][..], &block(&POST)].concat()),
+        frame(
+            HEADERS,
+            END_HEADERS | PRIORITISED,
+            1,
+            &[&[0, 0, 0, 0, 16][..], &block(&POST)].concat(),
+        ),
         frame(DATA, PADDED, 1, &padded(first, 255)),
         frame(DATA, 0, 1, b""),
         frame(DATA, PADDED, 1, &padded(second, 0)),
-        frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[("content-length", "3"), ("host", "evil")])),
+        frame(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            1,
+            &block(&[("content-length", "3"), ("host", "evil")]),
+        ),
     ];
     peer.send(&bytes.concat()).await;
     assert_eq!(got(&mut peer, 1).await, Got::Status(200));
@@ -296,10 +306,16 @@ fn broken_frames() -> Vec<(&'static str, Vec<u8>)> {
         ("6.1: padded and empty", after(frame(DATA, PADDED, 1, &[]))),
         ("6.2: HEADERS for no stream", frame(HEADERS, END_HEADERS | END_STREAM, 0, &get)),
         ("5.1.1: a stream of the server's", frame(HEADERS, END_HEADERS | END_STREAM, 2, &get)),
-        ("6.2: padding longer than the head", frame(HEADERS, END_HEADERS | PADDED, 1, &[255, 0x82])),
+        (
+            "6.2: padding longer than the head",
+            frame(HEADERS, END_HEADERS | PADDED, 1, &[255, 0x82]),
+        ),
         ("4.2: a frame that is too large", frame(DATA, 0, 1, &[0; 17 << 10])),
         ("4.3: a head that is not HPACK", frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xff; 40])),
-        ("4.3: HPACK that ends in the middle", frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0, 9, b'a'])),
+        (
+            "4.3: HPACK that ends in the middle",
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0, 9, b'a']),
+        ),
         ("4.3: an index that is none", frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0xbf])),
         ("6.3: PRIORITY for no stream", frame(PRIORITY, 0, 0, &[0, 0, 0, 1, 0])),
         ("6.4: RST_STREAM for no stream", frame(RST_STREAM, 0, 0, &[0, 0, 0, 8])),
@@ -310,7 +326,10 @@ fn broken_frames() -> Vec<(&'static str, Vec<u8>)> {
         ("6.5: an acknowledgement with settings", frame(SETTINGS, ACK, 0, &setting(3, 1))),
         ("6.5.2: a window of 2^31", frame(SETTINGS, 0, 0, &setting(4, 1 << 31))),
         ("6.5.2: frames of a hundred bytes", frame(SETTINGS, 0, 0, &setting(5, 100))),
-        ("6.6: PUSH_PROMISE of a client", after(frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2]))),
+        (
+            "6.6: PUSH_PROMISE of a client",
+            after(frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])),
+        ),
         ("6.7: PING of seven bytes", frame(PING, 0, 0, &[0; 7])),
         ("6.7: PING for a stream", frame(PING, 0, 1, &[0; 8])),
         ("6.8: GOAWAY for a stream", frame(GOAWAY, 0, 1, &[0; 8])),
@@ -324,7 +343,8 @@ fn broken_frames() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "6.10: CONTINUATION for another stream",
-            [frame(HEADERS, END_STREAM, 1, &get), frame(CONTINUATION, END_HEADERS, 3, &[])].concat(),
+            [frame(HEADERS, END_STREAM, 1, &get), frame(CONTINUATION, END_HEADERS, 3, &[])]
+                .concat(),
         ),
         ("3.4: HTTP/1 after the preface", b"GET /v1/models HTTP/1.1\r\nhost: g\r\n\r\n".to_vec()),
     ]

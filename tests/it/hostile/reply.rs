@@ -100,7 +100,8 @@ impl Replies {
         let mut body = Vec::new();
         loop {
             let size = self.until(b"\r\n").await?;
-            let size = std::str::from_utf8(&size).ok().and_then(|it| usize::from_str_radix(it, 16).ok());
+            let size =
+                std::str::from_utf8(&size).ok().and_then(|it| usize::from_str_radix(it, 16).ok());
             let size = size.ok_or("a chunk has a size")?;
             let data = self.exactly(size + 2).await?;
             let Some(data) = data.strip_suffix(b"\r\n") else { return Err("a chunk ends".into()) };

@@ -39,7 +39,8 @@ pub(super) async fn run_theme(file: &str) {
     for case in theme.cases.into_iter().map(Arc::new) {
         let ways = [Pieces::Whole, Pieces::Single, Pieces::Random(1), Pieces::Random(2)];
         for way in ways.into_iter().take(if case.timed { 1 } else { 4 }) {
-            let (case, words, config) = (Arc::clone(&case), Arc::clone(&words), Arc::clone(&config));
+            let (case, words, config) =
+                (Arc::clone(&case), Arc::clone(&words), Arc::clone(&config));
             let room = Arc::clone(&room);
             running.spawn(async move {
                 let _place = room.acquire_owned().await.expect("it stays open");
@@ -169,8 +170,16 @@ fn meaning(seen: &Seen, sees: &Sees, host: &str, words: &Words) -> Result<(), St
     }
     let hop = |name: &String| {
         let stays = [
-            "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "expect",
-            "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+            "connection",
+            "keep-alive",
+            "proxy-authenticate",
+            "proxy-authorization",
+            "expect",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
         ];
         stays.contains(&name.as_str()) || name.starts_with("x-tidegate-")
     };
