@@ -28,35 +28,35 @@ use self::events::Feed;
 use self::history::LastHour;
 pub use self::status::Status;
 use crate::batch::Batches;
-use crate::proxy::Gateway;
+use crate::proxy::{Current, Gateway};
 
 /// The admin port's pages. What runs beside them runs on `tasks`, until `closed`.
 pub fn app(
-    gateway: Arc<Gateway>,
+    current: Current,
     batches: Option<Arc<Batches>>,
     closed: CancellationToken,
     tasks: &TaskTracker,
 ) -> Router {
-    let watched = Watched { gateway: Arc::clone(&gateway), batches };
+    let watched = Watched { current: current.clone(), batches };
     let told = watched.clone();
     let compute = move || {
         let told = told.clone();
         async move { serde_json::to_string(&told.status().await).unwrap_or_default() }
     };
     let feed = Feed::start(compute, closed.clone(), tasks);
-    let hour = LastHour::start(gateway, closed, tasks);
+    let hour = LastHour::start(current, closed, tasks);
     pages(watched, feed, hour)
 }
 
 /// What the pages of an admin port are made of.
 #[derive(Clone)]
 struct Watched {
-    gateway: Arc<Gateway>,
+    current: Current,
     batches: Option<Arc<Batches>>,
 }
 
 fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
-    let gateway = Arc::clone(&watched.gateway);
+    let current = watched.current.clone();
     let told = move || async move { fresh(Json(watched.status().await)) };
     Router::new()
         .route("/metrics", get(metrics))
@@ -67,7 +67,7 @@ fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
         .route("/history", get(move |part: history::Wanted| async move { fresh(hour.tell(part)) }))
         .route("/config", get(config))
         .route("/usage", get(usage::usage))
-        .with_state(gateway)
+        .with_state(current)
         .merge(page::routes())
         .layer(axum::middleware::map_response(harmless))
 }
@@ -110,7 +110,7 @@ async fn config(State(gateway): State<Arc<Gateway>>) -> String {
 impl Watched {
     /// The status now, with the batches if they can be read.
     async fn status(&self) -> Status {
-        let mut status = Status::of(&self.gateway);
+        let mut status = Status::of(&self.current.get());
         if let Some(batches) = &self.batches {
             match batches.status().await {
                 Ok(batches) => status.batches = batches,

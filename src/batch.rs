@@ -45,7 +45,7 @@ pub use self::object::Progress;
 pub use self::operator::View;
 pub use self::status::BatchStatus;
 use crate::config;
-use crate::proxy::{self, App, Gateway};
+use crate::proxy::{self, App, Current, Gateway};
 use crate::store::archive::{Archive, Batch, Trouble};
 use crate::telemetry::traces::Parent;
 
@@ -58,7 +58,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(600);
 /// The gateway's batches.
 #[derive(Debug)]
 pub struct Batches {
-    gateway: Arc<Gateway>,
+    current: Current,
     app: App,
     archive: Archive,
     jobs: Mutex<HashMap<String, Arc<Job>>>,
@@ -71,13 +71,13 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// The batches in `archive`, whose requests go through `gateway`.
-    pub fn new(gateway: Arc<Gateway>, archive: Archive) -> Arc<Self> {
-        let most = usize::try_from(gateway.config().batch.max_in_flight.get());
+    /// The batches in `archive`, whose requests go through the gateway of then.
+    pub fn new(current: Current, archive: Archive) -> Arc<Self> {
+        let most = usize::try_from(current.get().config().batch.max_in_flight.get());
         let most = most.unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
-            app: proxy::app(Arc::clone(&gateway), Router::new()),
-            gateway,
+            app: proxy::app(current.clone(), Router::new()),
+            current,
             archive,
             jobs: Mutex::default(),
             keys: Keys::default(),
@@ -123,13 +123,18 @@ impl Batches {
         self.archive.close().await;
     }
 
-    fn config(&self) -> &config::Batch {
-        &self.gateway.config().batch
+    /// The gateway of now.
+    fn gateway(&self) -> Arc<Gateway> {
+        self.current.get()
+    }
+
+    fn config(&self) -> config::Batch {
+        self.gateway().config().batch.clone()
     }
 
     /// Seconds since the Unix epoch.
     fn now(&self) -> u64 {
-        self.gateway.pools().epoch().now().as_nanos() / 1_000_000_000
+        self.gateway().pools().epoch().now().as_nanos() / 1_000_000_000
     }
 
     /// Goes on with a batch, which a request made in a span, if that is known.
@@ -140,7 +145,7 @@ impl Batches {
             Entry::Occupied(_) => return,
             Entry::Vacant(place) => place.insert(Arc::clone(&job)),
         };
-        self.gateway.metrics().batch.running.inc();
+        self.gateway().metrics().batch.running.inc();
         self.tasks.spawn(Arc::clone(self).run(job));
     }
 
@@ -167,7 +172,7 @@ impl Batches {
 
     fn show_stored(&self) {
         let stored = i64::try_from(self.archive.stored()).unwrap_or(i64::MAX);
-        self.gateway.metrics().batch.stored_bytes.set(stored);
+        self.gateway().metrics().batch.stored_bytes.set(stored);
     }
 }
 

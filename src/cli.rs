@@ -1,10 +1,11 @@
 //! The command line: arguments in, an exit code out.
 //!
-//! Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration.
+//! Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration; `check` has one more.
 
 mod batch;
 mod check;
 mod demo;
+mod flags;
 mod healthcheck;
 mod load;
 mod plan;
@@ -37,7 +38,7 @@ enum Command {
     Demo(demo::Args),
     /// Work off files of requests.
     Batch(batch::Args),
-    /// Check a configuration; print the effective one, or every problem.
+    /// Check a configuration; print the effective one, every problem, or what it would change.
     Check(check::Args),
     /// Count the tokens of a text on standard input, as a model's configured tokenizer does.
     Tokens(tokens::Args),

@@ -12,10 +12,12 @@
 
 mod batch;
 mod breaker;
+mod change;
 mod classes;
 mod env;
 mod metrics;
 mod model;
+mod origin;
 mod print;
 mod read;
 mod section;
@@ -30,14 +32,16 @@ mod value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::batch::Batch;
+pub use self::change::{Change, changes, changes_to};
 pub use self::classes::{Class, Classes};
 pub use self::metrics::Metrics;
 pub use self::model::{Models, Profile, window_name};
+pub use self::origin::Origin;
 pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
@@ -86,6 +90,8 @@ pub struct Config {
     pub shared: Option<Shared>,
     /// Where spans are sent to; `None` for no traces.
     pub traces: Option<Traces>,
+    /// Every file that this was read from: what it depends on beside the environment and the flags.
+    pub files: Vec<PathBuf>,
 }
 
 /// The listeners and what they put up with.
@@ -107,6 +113,17 @@ pub struct Server {
     pub write_timeout: Duration,
     /// Time for running answers to finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// What makes the gateway read its configuration again.
+    pub reload: ReloadOn,
+}
+
+/// What makes a running gateway read its configuration again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReloadOn {
+    /// SIGHUP, and a change of any of its files.
+    Auto,
+    /// SIGHUP.
+    Signal,
 }
 
 /// The upstream and what is expected of it.
@@ -225,15 +242,25 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, Problems> {
-        match path {
-            None => Self::parse(DEFAULT_FILE, environment, overrides),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| Problems::one(&path.display().to_string(), &error))?;
-                let directory = path.parent().unwrap_or_else(|| Path::new(""));
-                Self::read(&text, directory, environment, overrides)
-            }
-        }
+        Self::load_after(None, path, environment, overrides)
+    }
+
+    /// [`Self::load`]; where one `running` is to be replaced, its classes keep their indexes.
+    fn load_after(
+        running: Option<&Self>,
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Self, Problems> {
+        let Some(path) = path else {
+            return Self::read(running, DEFAULT_FILE, Path::new(""), environment, overrides);
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Problems::one(&path.display().to_string(), &error))?;
+        let directory = path.parent().unwrap_or_else(|| Path::new(""));
+        let mut config = Self::read(running, &text, directory, environment, overrides)?;
+        config.files.insert(0, path.to_owned());
+        Ok(config)
     }
 
     /// [`Self::load`] with the text of the file, as if it stood in the current directory.
@@ -246,11 +273,12 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         overrides: &Overrides,
     ) -> Result<Self, Problems> {
-        Self::read(text, Path::new(""), environment, overrides)
+        Self::read(None, text, Path::new(""), environment, overrides)
     }
 
     /// Reads the text of a file in `directory`.
     fn read(
+        running: Option<&Self>,
         text: &str,
         directory: &Path,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -261,8 +289,8 @@ impl Config {
         let mut tree = source::parse(text, &mut problems);
         env::overlay(&mut tree, &environment, &mut problems);
         source::overlay_flags(&mut tree, overrides);
-        let config = read::config(tree, &environment, directory, &mut problems);
-        match config {
+        let place = (directory, running.map(|it| &it.classes));
+        match read::config(tree, &environment, place, &mut problems) {
             Some(config) if problems.is_empty() => Ok(config),
             _ => Err(Problems::from(problems)),
         }
@@ -270,7 +298,7 @@ impl Config {
 
     /// The effective configuration as a file, without its secrets.
     pub fn to_toml(&self) -> String {
-        print::to_toml(self)
+        print::to_table(self).to_string()
     }
 }
 

@@ -13,6 +13,7 @@ mod batch;
 mod outcome;
 mod pools;
 mod refusals;
+mod reloads;
 mod shared;
 mod store;
 mod tenants;
@@ -31,6 +32,7 @@ use prometheus::{
 pub use self::batch::BatchMetrics;
 pub use self::outcome::{CircuitState, Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
 pub use self::refusals::{Refusal, Refusals};
+pub use self::reloads::ReloadMetrics;
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
 pub use self::tenants::{Share, TenantMetrics};
@@ -117,6 +119,8 @@ pub struct Metrics {
     pub batch: BatchMetrics,
     /// Spans sent to a collector.
     pub traces: TraceMetrics,
+    /// The configuration that is read again.
+    pub reloads: ReloadMetrics,
     /// The upstream's health.
     pub upstream: UpstreamMetrics,
     /// Single tenants.
@@ -268,6 +272,7 @@ impl Metrics {
             shared: SharedMetrics::register(&registry)?,
             batch: BatchMetrics::register(&new)?,
             traces: TraceMetrics::register(&new)?,
+            reloads: ReloadMetrics::register(&new)?,
             upstream: UpstreamMetrics::register(&new)?,
             tenants: TenantMetrics::new(keys, max_tenants),
             refusals: Refusals::default(),

@@ -11,6 +11,7 @@ mod class;
 mod counted;
 mod error;
 mod forward;
+mod generation;
 mod headers;
 mod health;
 mod inside;
@@ -32,7 +33,6 @@ mod verdict;
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -49,6 +49,8 @@ use self::admit::Ask;
 use self::body::Passed;
 pub use self::error::{ApiError, Kind, ProxyError, UsedUp};
 use self::forward::Forward;
+use self::generation::Newest;
+pub use self::generation::{Current, Reloads, Told};
 pub use self::inside::Inside;
 use self::learned::{Book, Subject};
 use self::read::Budget;
@@ -68,20 +70,19 @@ use crate::telemetry::traces::Traces;
 use crate::time::Epoch;
 use crate::usage::{Calibration, Summary};
 
-/// Retries are counted against requests of the last ten seconds: long enough to smooth a burst,
-/// short enough to forget an outage.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-
-/// Everything that requests share.
+/// Everything that requests share: one generation of the gateway, for one configuration.
+///
+/// A generation never changes. Another configuration makes another one ([`Current`]), of the same parts
+/// wherever they outlive a configuration; a request stays with its own to its end.
 #[derive(Debug)]
 pub struct Gateway {
     config: Arc<Config>,
     access: Access,
     metrics: Arc<Metrics>,
     pools: Pools,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     bodies: Budget,
-    retry_budget: TpsBudget,
+    retry_budget: Arc<TpsBudget>,
     learned: Arc<Book>,
     counters: Arc<Semaphore>,
     draining: CancellationToken,
@@ -89,6 +90,9 @@ pub struct Gateway {
     history: Arc<History>,
     /// Where requests that are traced are handed over, and what all of them say of the upstream.
     traces: Option<(Arc<Traces>, Arc<Target>)>,
+    /// What pools are made by, whichever generation makes them.
+    newest: Arc<Newest>,
+    reloads: Arc<Reloads>,
 }
 
 impl Gateway {
@@ -103,28 +107,24 @@ impl Gateway {
         epoch: Epoch,
         tasks: TaskTracker,
     ) -> io::Result<Self> {
-        let access = match &config.upstream.api_key {
-            None => Access::PassThrough,
-            Some(_) => Access::Gateway(config.keys.clone()),
-        };
         let most = usize::try_from(config.admission.max_pools.get()).unwrap_or(usize::MAX);
-        #[expect(clippy::cast_precision_loss, reason = "at most 1000, checked when configured")]
-        let percent = config.retry.budget_percent as f32 / 100.0;
         Ok(Self {
-            access,
+            access: generation::access(&config),
             pools: Pools::new(most, epoch, tasks.clone()),
             tasks,
-            upstream: Upstream::new(&config.upstream)?,
+            upstream: Arc::new(Upstream::new(&config.upstream)?),
             bodies: Budget::new(
                 config.admission.max_queued_bytes.get(),
                 metrics.body_bytes.clone(),
             ),
-            retry_budget: TpsBudget::new(BUDGET_WINDOW, config.retry.budget_per_second, percent),
+            retry_budget: generation::retry_budget(&config.retry),
             learned: Arc::default(),
             history: Arc::new(record::history(&config, epoch)),
             counters: counted::turns(),
             draining: CancellationToken::new(),
             traces: None,
+            newest: Arc::new(Newest::new(Arc::clone(&config))),
+            reloads: Arc::new(Reloads::begin(epoch.now(), &metrics.reloads)),
             config,
             metrics,
         })
@@ -195,6 +195,11 @@ impl Gateway {
     /// The configuration.
     pub const fn config(&self) -> &Arc<Config> {
         &self.config
+    }
+
+    /// Which generation this is, and what became of tries to make others.
+    pub const fn reloads(&self) -> &Arc<Reloads> {
+        &self.reloads
     }
 
     /// Admits nobody any more: who waits and whoever comes is refused.

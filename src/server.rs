@@ -6,6 +6,7 @@
 //! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
 
 mod connection;
+mod reload;
 mod shared;
 mod state;
 
@@ -20,12 +21,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::{App, Http, serve};
+pub use self::reload::{Reloaded, Reloader};
 use self::shared::Replicas;
 use crate::admin;
 use crate::batch::{self, Batches};
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::metrics::Metrics;
-use crate::proxy::{self, Gateway};
+use crate::proxy::{self, Current, Gateway};
 use crate::store::local::Running;
 use crate::store::shared::Shared;
 use crate::telemetry::traces::Traces;
@@ -41,7 +43,7 @@ const ADMIN_CONNECTIONS: usize = 256;
 /// A gateway with its sockets bound, ready to serve.
 #[derive(Debug)]
 pub struct Server {
-    gateway: Arc<Gateway>,
+    current: Current,
     /// The API and the admin port; none for a gateway that nobody calls.
     listeners: Option<(TcpListener, TcpListener)>,
     tasks: TaskTracker,
@@ -121,15 +123,15 @@ impl Server {
         if let Some(replicas) = &shared {
             gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));
         }
-        let (gateway, store) = match kept {
-            None => (Arc::new(gateway), None),
+        let (current, store) = match kept {
+            None => (Current::new(gateway), None),
             Some(kept) => {
-                let (gateway, store) = kept.start(gateway)?;
-                (gateway, Some(store))
+                let (current, store) = kept.start(gateway)?;
+                (current, Some(store))
             }
         };
-        let batches = archive.map(|archive| Batches::new(Arc::clone(&gateway), archive));
-        Ok(Self { gateway, listeners, tasks, store, shared, batches, traces })
+        let batches = archive.map(|archive| Batches::new(current.clone(), archive));
+        Ok(Self { current, listeners, tasks, store, shared, batches, traces })
     }
 
     /// The address of the API.
@@ -150,9 +152,14 @@ impl Server {
         self.listeners.as_ref().ok_or(io::ErrorKind::NotConnected)?.1.local_addr()
     }
 
-    /// The gateway behind the sockets.
-    pub const fn gateway(&self) -> &Arc<Gateway> {
-        &self.gateway
+    /// The gateway behind the sockets, as it is now.
+    pub fn gateway(&self) -> Arc<Gateway> {
+        self.current.get()
+    }
+
+    /// What has the gateway go on with its configuration as it is at its origin then.
+    pub fn reloader(&self, origin: Origin) -> Reloader {
+        Reloader::new(self.current.clone(), origin)
     }
 
     /// Its files and batches, if it keeps any.
@@ -162,8 +169,9 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { gateway, listeners, tasks, store, shared, batches, traces } = self;
+        let Self { current, listeners, tasks, store, shared, batches, traces } = self;
         let (api, admin) = listeners.unzip();
+        let gateway = current.get();
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
@@ -173,7 +181,7 @@ impl Server {
         };
         let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
         let more = batches.as_ref().map_or_else(batch::no_routes, Batches::routes);
-        let app = proxy::app(Arc::clone(&gateway), more);
+        let app = proxy::app(current.clone(), more);
         if let Some(batches) = &batches
             && let Err(problem) = batches.resume().await
         {
@@ -189,14 +197,17 @@ impl Server {
         let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
         let operators = Connections::new(ADMIN_CONNECTIONS, None);
         if let Some(admin) = admin {
-            let (gateway, batches) = (Arc::clone(&gateway), batches.clone());
-            let page = admin::app(gateway, batches, closed.clone(), &operators.tasks);
+            let (current, batches) = (current.clone(), batches.clone());
+            let page = admin::app(current, batches, closed.clone(), &operators.tasks);
             operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
         }
 
         stop.cancelled().await;
+        drop(gateway);
+        let gateway = current.get();
         gateway.drain();
-        let ended = finish(&callers.tasks, batches.as_deref(), &abort, server.drain_timeout).await;
+        let limit = gateway.config().server.drain_timeout;
+        let ended = finish(&callers.tasks, batches.as_deref(), &abort, limit).await;
         closed.cancel();
         operators.tasks.close();
         operators.tasks.wait().await;

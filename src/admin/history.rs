@@ -27,7 +27,7 @@ use self::series::{Columns, Limit, Point, Track};
 use crate::admission::PoolKey;
 use crate::admission::pools::Named;
 use crate::admission::recent::Interval;
-use crate::proxy::Gateway;
+use crate::proxy::Current;
 use crate::time::Timestamp;
 
 /// Time between two points: a second is noise, a minute hides a burst.
@@ -42,7 +42,7 @@ const MOST_POOLS: usize = 20;
 /// The last hour of a gateway.
 #[derive(Debug)]
 pub(super) struct LastHour {
-    gateway: Arc<Gateway>,
+    current: Current,
     samples: Mutex<Samples>,
 }
 
@@ -92,7 +92,7 @@ struct PoolHistory {
 impl LastHour {
     /// Samples from now on, until `closed`.
     pub(super) fn start(
-        gateway: Arc<Gateway>,
+        current: Current,
         closed: CancellationToken,
         tasks: &TaskTracker,
     ) -> Arc<Self> {
@@ -102,7 +102,7 @@ impl LastHour {
             total: VecDeque::new(),
             tracks: HashMap::new(),
         };
-        let hour = Arc::new(Self { gateway, samples: Mutex::new(samples) });
+        let hour = Arc::new(Self { current, samples: Mutex::new(samples) });
         let sampled = Arc::clone(&hour);
         let mut every = tokio::time::interval_at(Instant::now() + EVERY, EVERY);
         // After a pause there is one point and not all that were missed.
@@ -120,7 +120,8 @@ impl LastHour {
 
     /// Adds a point.
     fn sample(&self) {
-        let pools = self.gateway.pools();
+        let gateway = self.current.get();
+        let pools = gateway.pools();
         let (all, now, at) = (pools.all(), Instant::now(), pools.epoch().now());
         let mut guard = self.samples.lock();
         let samples = &mut *guard;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::pool::PoolStatus;
 use crate::batch::BatchStatus;
 use crate::metrics::{Outcome, Refusal};
-use crate::proxy::Gateway;
+use crate::proxy::{Gateway, Told};
 use crate::store::history::{Counts, OTHER};
 use crate::time::Timestamp;
 
@@ -33,6 +33,7 @@ pub struct Status {
     at: String,
     uptime_seconds: f64,
     draining: bool,
+    config: ConfigStatus,
     in_flight: i64,
     connections: i64,
     body_bytes: i64,
@@ -42,6 +43,15 @@ pub struct Status {
     today: Today,
     refusals: Vec<RefusalStatus>,
     pub(super) batches: Vec<BatchStatus>,
+}
+
+/// The configuration in force, and what became of the last try to take up another.
+#[derive(Debug, Serialize)]
+struct ConfigStatus {
+    generation: u64,
+    loaded_at: String,
+    refused_at: Option<String>,
+    refused: Option<String>,
 }
 
 /// Who used how much since midnight.
@@ -102,6 +112,7 @@ impl Status {
             at: text(epoch.now()),
             uptime_seconds: rounded(epoch.uptime()),
             draining: gateway.is_draining(),
+            config: ConfigStatus::of(gateway),
             in_flight: metrics.in_flight.get(),
             connections: metrics.connections.get(),
             body_bytes: metrics.body_bytes.get(),
@@ -113,6 +124,14 @@ impl Status {
                 .collect(),
             batches: Vec::new(),
         }
+    }
+}
+
+impl ConfigStatus {
+    fn of(gateway: &Gateway) -> Self {
+        let Told { generation, loaded, refused } = gateway.reloads().told();
+        let (refused_at, refused) = refused.map(|(at, why)| (text(at), why)).unzip();
+        Self { generation, loaded_at: text(loaded), refused_at, refused }
     }
 }
 

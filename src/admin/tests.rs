@@ -46,9 +46,10 @@ impl Port {
         let metrics = Arc::new(Metrics::new(&classes, &[], 10).expect("unique names"));
         let tasks = TaskTracker::new();
         let gateway = Gateway::new(Arc::new(config), metrics, Epoch::start(), tasks);
-        let gateway = Arc::new(gateway.expect("an upstream"));
+        let current = Current::new(gateway.expect("an upstream"));
+        let gateway = current.get();
         let (closed, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let pages = app(Arc::clone(&gateway), None, closed.clone(), &tasks);
+        let pages = app(current, None, closed.clone(), &tasks);
         Self { gateway, pages, closed, tasks }
     }
 

@@ -131,6 +131,13 @@ impl Forecast {
         }
     }
 
+    /// The same classes have these ranks from now on.
+    pub fn reconfigure(&mut self, rules: &[ClassRule]) {
+        for (class, rule) in self.classes.iter_mut().zip(rules) {
+            class.rank = rule.rank;
+        }
+    }
+
     /// A request of `class` that is likely to use `fair` tokens, of those held for it, has been sent.
     pub fn sent(&mut self, class: usize, fair: u64, held: u64, now: Timestamp) {
         let Some(class) = self.classes.get_mut(class) else { return };

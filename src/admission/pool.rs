@@ -219,6 +219,12 @@ impl Pool {
         self.change(|state, _| state.back_off(until));
     }
 
+    /// Admits in this way from now on. What was spent stays spent, who waits stays in line, and what is
+    /// at the upstream ends as it began.
+    pub fn reconfigure(self: &Arc<Self>, config: PoolConfig) {
+        self.change(|state, now| state.reconfigure(config, now));
+    }
+
     /// Refuses everyone who waits and whoever comes.
     pub fn close(self: &Arc<Self>) {
         self.change(|state, _| state.close());

@@ -8,11 +8,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio_util::task::TaskTracker;
 
 use crate::admission::kept::Kept;
@@ -39,13 +39,25 @@ pub struct Named {
     /// The model's name, as asked for by the first caller.
     pub model: Arc<str>,
     /// The configured profile it follows.
-    pub profile: Arc<str>,
+    profile: RwLock<Arc<str>>,
     /// The pool.
     pub pool: Arc<Pool>,
     /// Places of requests that may come back.
     pub kept: Mutex<Kept<Place>>,
     /// What the upstream reserves for answers.
     pub reserved: Mutex<OutputLearner>,
+}
+
+impl Named {
+    /// The configured profile it follows.
+    pub fn profile(&self) -> Arc<str> {
+        Arc::clone(&self.profile.read())
+    }
+
+    /// Follows another profile from now on.
+    pub fn follow(&self, profile: &Arc<str>) {
+        *self.profile.write() = Arc::clone(profile);
+    }
 }
 
 /// Places kept in each pool: a courtesy to clients that try again, and 200 KiB at the most.
@@ -55,12 +67,12 @@ const KEPT_PLACES: usize = 1_024;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct TooManyPools;
 
-/// All pools.
-#[derive(Debug)]
+/// All pools. Clones are the same ones.
+#[derive(Clone, Debug)]
 pub struct Pools {
-    map: DashMap<PoolKey, Arc<Named>>,
-    most: usize,
-    closed: AtomicBool,
+    map: Arc<DashMap<PoolKey, Arc<Named>>>,
+    most: Arc<AtomicUsize>,
+    closed: Arc<AtomicBool>,
     epoch: Epoch,
     tasks: TaskTracker,
     keeper: Option<Arc<dyn Keeper>>,
@@ -70,8 +82,8 @@ pub struct Pools {
 impl Pools {
     /// No pools yet; at most `most` at once, their timers running on `tasks`.
     pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
-        let closed = AtomicBool::new(false);
-        Self { map: DashMap::new(), most, closed, epoch, tasks, keeper: None, sharer: None }
+        let (map, closed, most) = (Arc::default(), Arc::default(), Arc::new(most.into()));
+        Self { map, most, closed, epoch, tasks, keeper: None, sharer: None }
     }
 
     /// The same, with what is done to the pools kept.
@@ -87,6 +99,11 @@ impl Pools {
     pub fn shared_by(mut self, sharer: Arc<dyn Sharer>) -> Self {
         self.sharer = Some(sharer);
         self
+    }
+
+    /// Makes no new one from now on where there are `most`; those that there are stay.
+    pub fn hold_at_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// The clock that the pools go by.
@@ -108,9 +125,10 @@ impl Pools {
         if let Some(named) = self.map.get(&key) {
             return Ok(Arc::clone(&named));
         }
-        if self.map.len() >= self.most {
+        let most = self.most.load(Ordering::Relaxed);
+        if self.map.len() >= most {
             self.map.retain(|_, named| !is_disposable(named));
-            if self.map.len() >= self.most {
+            if self.map.len() >= most {
                 return Err(TooManyPools);
             }
         }
@@ -122,7 +140,8 @@ impl Pools {
                 let pool = self.begin(key, config);
                 let kept = Mutex::new(Kept::new(KEPT_PLACES));
                 let reserved = Mutex::new(reserved.unwrap_or_default());
-                let named = Named { model: model.into(), profile, pool, kept, reserved };
+                let (model, profile) = (model.into(), RwLock::new(profile));
+                let named = Named { model, profile, pool, kept, reserved };
                 Arc::clone(&entry.insert(Arc::new(named)))
             }
         };

@@ -173,6 +173,15 @@ impl<T> Scheduler<T> {
         }
     }
 
+    /// Orders by other ranks and shares from now on; who waits keeps its place within its class. The
+    /// classes themselves stay the same: other rules for another number of them are none.
+    pub fn reconfigure(&mut self, rules: &[ClassRule]) {
+        if rules.len() == self.rules.len() && rules != self.rules {
+            self.rules = rules.to_vec();
+            self.classes.reconfigure(rules);
+        }
+    }
+
     /// A place behind everyone who has one.
     pub const fn place(&mut self) -> Place {
         self.next += 1;

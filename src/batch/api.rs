@@ -111,7 +111,7 @@ pub(super) fn enter(
         let (status, code) = (StatusCode::NOT_IMPLEMENTED, "batches_unavailable");
         return Err(ApiError { status, code, param: "", message: message.to_owned() }.into());
     };
-    let caller = here.gateway.identify(headers)?;
+    let caller = here.gateway().identify(headers)?;
     here.recognise(&caller, headers);
     Ok((here, caller))
 }
@@ -188,7 +188,7 @@ struct Expiry {
 async fn create(here: Here, headers: HeaderMap, body: Body) -> Answer {
     let (here, caller) = enter(here, &headers)?;
     let body = axum::body::to_bytes(body, LONGEST_REQUEST);
-    let timeout = here.gateway.config().server.body_timeout;
+    let timeout = here.gateway().config().server.body_timeout;
     let body: Bytes = tokio::time::timeout(timeout, body)
         .await
         .map_err(|_| ProxyError::BodyTimeout)?
@@ -244,7 +244,7 @@ impl Batches {
     ) -> Result<Batch, ProxyError> {
         let Wanted { input_file_id, endpoint, completion_window, metadata, output_expires_after } =
             wanted;
-        if self.gateway.is_draining() {
+        if self.gateway().is_draining() {
             return Err(ProxyError::Draining);
         }
         if !ENDPOINTS.contains(&endpoint.as_str()) {
@@ -264,7 +264,7 @@ impl Batches {
         }
         let created = self.now();
         // Not before its time is over.
-        let over = self.gateway.pools().epoch().now().after(window).as_nanos();
+        let over = self.gateway().pools().epoch().now().after(window).as_nanos();
         let expires = over.div_ceil(1_000_000_000);
         let mut record = Record::new(endpoint, completion_window, metadata, (created, expires));
         record.output_keep = keep;

@@ -36,7 +36,7 @@ pub(super) async fn upload(
         let message = "a form (multipart/form-data) with the fields file and purpose is expected";
         return Err(invalid("file", message));
     };
-    if here.gateway.is_draining() {
+    if here.gateway().is_draining() {
         return Err(ProxyError::Draining);
     }
     let file = upload::receive(&here, caller.id, form).await?;

@@ -158,7 +158,7 @@ impl Batches {
             self.keys.forget(account);
         }
         drop(jobs);
-        self.gateway.metrics().batch.running.dec();
+        self.gateway().metrics().batch.running.dec();
         self.show_stored();
     }
 
@@ -174,7 +174,7 @@ impl Batches {
             State::InProgress => self.work(job, batch).await,
             State::Finalizing | State::Cancelling => self.finalize(batch).await,
             ended => {
-                self.gateway.metrics().batch.count(ended.as_str());
+                self.gateway().metrics().batch.count(ended.as_str());
                 Ok(Step::Ended)
             }
         }
@@ -182,7 +182,7 @@ impl Batches {
 
     async fn validate(&self, job: &Job, batch: Batch) -> Result<Step, NotNow> {
         let path = self.archive.path(&batch.input);
-        let (config, endpoint) = (Arc::clone(self.gateway.config()), batch.record.endpoint);
+        let (config, endpoint) = (Arc::clone(self.gateway().config()), batch.record.endpoint);
         let look = move || {
             let longest = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
             validate(Lines::open(&path, longest)?, &endpoint, &config)
@@ -209,14 +209,14 @@ impl Batches {
 
     /// Sends every line that has no result yet.
     async fn work(self: &Arc<Self>, job: &Arc<Job>, batch: Batch) -> Result<Step, NotNow> {
-        let Some(caller) = self.gateway.caller_again(job.owner()) else {
+        let Some(caller) = self.gateway().caller_again(job.owner()) else {
             return self
                 .fail(job, "key_revoked", "its owner's key is not configured any more")
                 .await;
         };
         let expires = Timestamp::from_nanos(batch.record.expires.saturating_mul(1_000_000_000));
         let (tasks, over) = (TaskTracker::new(), CancellationToken::new());
-        let time = tokio::time::sleep_until(self.gateway.pools().epoch().instant(expires));
+        let time = tokio::time::sleep_until(self.gateway().pools().epoch().instant(expires));
         let working = async {
             // The operator has no key but the gateway's own, if that has one.
             let own = caller.account.is_callers() && !job.owner().is_operator();
@@ -256,7 +256,7 @@ impl Batches {
         // Lines that were left because the gateway ends wait for the next start.
         let meant = job.cancelled.is_cancelled() || now >= batch.record.expires;
         if !meant && !self.is_complete(job).await? {
-            let draining = self.gateway.is_draining();
+            let draining = self.gateway().is_draining();
             return if draining { Ok(Step::Stopped) } else { Err(NotNow::Incomplete) };
         }
         let change = move |record: &mut Record| {
@@ -283,7 +283,7 @@ impl Batches {
         tasks: &TaskTracker,
     ) -> Result<(), NotNow> {
         let finished = Finished::new(self.archive.finished_lines(batch.number).await?);
-        let longest = self.gateway.config().server.max_body_bytes.get();
+        let longest = self.gateway().config().server.max_body_bytes.get();
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
         let mut lines = Lines::open(&self.archive.path(&batch.input), longest)?;
         loop {
@@ -333,7 +333,7 @@ impl Batches {
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).min(active);
         let limited_by = record.model.as_ref().and_then(|model| {
             let key = PoolKey(job.owner().account.quota(model));
-            let pools = self.gateway.pools().all();
+            let pools = self.gateway().pools().all();
             let (_, named) = pools.iter().find(|(other, _)| *other == key)?;
             named.pool.snapshot().bound.map(|bound| named.pool.name_of(bound))
         });

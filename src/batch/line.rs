@@ -94,7 +94,7 @@ impl Sending {
                         return Some(done);
                     }
                     job.note_trouble(what);
-                    self.here.gateway.metrics().batch.retries.inc();
+                    self.here.gateway().metrics().batch.retries.inc();
                     let doubled = BACKOFF.saturating_mul(1 << (tries - 1).min(16));
                     let backoff = doubled.min(LONGEST_BACKOFF).mul_f64(0.5 + fastrand::f64() / 2.0);
                     backoff.max(wait.unwrap_or_default())
@@ -130,7 +130,7 @@ impl Sending {
         body: Bytes,
         place: OwnedSemaphorePermit,
     ) -> Option<Outcome> {
-        let now = self.here.gateway.pools().epoch().now();
+        let now = self.here.gateway().pools().epoch().now();
         let patience = self.expires.since(now);
         let class = self.here.config().class;
         let line = self.job.line(named.line);
@@ -176,7 +176,8 @@ impl Sending {
 
     /// Commits a result. As long as that fails, it is kept and tried again.
     async fn commit(&self, done: Done) {
-        let metrics = &self.here.gateway.metrics().batch;
+        let metrics = Arc::clone(self.here.gateway().metrics());
+        let metrics = &metrics.batch;
         loop {
             match self.here.archive.finish_line(self.job.number(), done.clone()).await {
                 Ok(()) => break,

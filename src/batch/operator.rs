@@ -27,7 +27,7 @@ impl Batches {
     /// If the archive cannot be read.
     pub async fn last(&self) -> Result<Option<View>, Trouble> {
         let page = Page { after: None, limit: 1, ascending: false };
-        let (mut batches, _) = self.archive.batches(self.gateway.operator().id, page).await?;
+        let (mut batches, _) = self.archive.batches(self.gateway().operator().id, page).await?;
         let Some(batch) = batches.pop() else { return Ok(None) };
         let job = self.jobs.lock().get(&batch.id).map(Arc::clone);
         let working = job.filter(|_| batch.record.state == State::InProgress);
@@ -46,7 +46,7 @@ impl Batches {
         endpoint: &str,
         window: Duration,
     ) -> io::Result<()> {
-        let owner = self.gateway.operator().owner();
+        let owner = self.gateway().operator().owner();
         let id = new_id("file-");
         let bytes = tokio::fs::copy(path, self.archive.partial_path(&id)).await?;
         tokio::fs::File::open(self.archive.partial_path(&id)).await?.sync_all().await?;

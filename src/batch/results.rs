@@ -139,7 +139,7 @@ impl Batches {
         if known >= u64::from(batch.record.total) {
             return Ok(0);
         }
-        let longest = self.gateway.config().server.max_body_bytes.get();
+        let longest = self.gateway().config().server.max_body_bytes.get();
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
         let mut lines = Lines::open(&self.archive.path(&batch.input), longest)?;
         let mut unsent = 0;

@@ -89,7 +89,7 @@ pub(super) async fn receive(
     tenant: u64,
     mut form: Multipart,
 ) -> Result<StoredFile, ProxyError> {
-    let idle = here.gateway.config().server.body_timeout;
+    let idle = here.gateway().config().server.body_timeout;
     let (mut file, mut purpose, mut seconds) = (None, None, None);
     let id = new_id("file-");
     let mut fields = 0;

@@ -64,7 +64,7 @@ async fn demo(args: &Args) -> ExitCode {
     if let (Ok(api), Ok(admin)) = (server.api_addr(), server.admin_addr()) {
         say(welcome(api, admin));
     }
-    let gateway = Arc::clone(server.gateway());
+    let gateway = server.gateway();
     let summary = tokio::spawn(summarise(gateway, stop.clone()));
     let ended = server.run(stop, abort).await;
     // It ends with `stop`, which has come.

@@ -1,13 +1,18 @@
 //! `tidegate serve`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::flags::Flags;
 use super::{block_on, failed, misused, on_signals, raise_descriptor_limit, say};
-use crate::config::{Config, Overrides};
-use crate::server::{Ended, Server};
+use crate::config::{Config, Origin};
+use crate::server::{Ended, Reloader, Server};
 use crate::telemetry;
 
 #[derive(clap::Args, Debug)]
@@ -15,46 +20,23 @@ pub(super) struct Args {
     /// Configuration file; without one, the limits of config/tidegate.toml for every model.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address of the API [default: 127.0.0.1:8080].
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// Address of metrics, health and status [default: 127.0.0.1:9464].
-    #[arg(long, value_name = "ADDR")]
-    admin: Option<String>,
-    /// Base URL of the upstream [default: `https://api.cerebras.ai`].
-    #[arg(long, value_name = "URL")]
-    upstream: Option<String>,
-    /// Directory for what is to outlive the process: quota used, usage
-    /// [default: `$XDG_STATE_HOME/tidegate` or `~/.local/state/tidegate`].
-    #[arg(long, value_name = "DIR", conflicts_with = "stateless")]
-    state_dir: Option<String>,
-    /// Keep nothing: every start begins with quotas as if they were unused.
-    #[arg(long)]
-    stateless: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let overrides = Overrides {
-        listen: args.listen.clone(),
-        admin: args.admin.clone(),
-        upstream: args.upstream.clone(),
-        state_dir: args.state_dir.clone(),
-        stateless: args.stateless,
-        ..Overrides::default()
-    };
-    let mut config = match Config::load(args.config.as_deref(), std::env::vars(), &overrides) {
-        Ok(config) => config,
-        Err(problems) => return misused(problems),
-    };
-    match config.state.choose(|name| std::env::var(name).ok()) {
-        Ok(()) => block_on(serve(config)),
-        Err(problem) => misused(problem),
+    // Read once: what it says at the start wins whenever the file is read again.
+    let origin = Origin::new(args.config.as_deref(), std::env::vars(), args.flags.overrides());
+    let origin = origin.keeping_state();
+    match origin.read() {
+        Ok(config) => block_on(serve(config, origin)),
+        Err(problems) => misused(problems),
     }
 }
 
-async fn serve(config: Config) -> ExitCode {
-    let _flush = match telemetry::start(&config.log) {
-        Ok(flush) => flush,
+async fn serve(config: Config, origin: Origin) -> ExitCode {
+    let logging = match telemetry::start(&config.log) {
+        Ok(logging) => logging,
         Err(error) => return failed(error),
     };
     raise_descriptor_limit();
@@ -68,6 +50,11 @@ async fn serve(config: Config) -> ExitCode {
         Ok(tokens) => tokens,
         Err(error) => return failed(error),
     };
+    let reloader = server.reloader(origin).logging(logging.levels().clone());
+    let reloading = match reload_on_changes(reloader, stop.clone()) {
+        Ok(reloading) => reloading,
+        Err(error) => return failed(error),
+    };
     if let (Ok(api), Ok(admin)) = (server.api_addr(), server.admin_addr()) {
         // The sockets listen: what connects from now on is answered.
         say(format_args!(
@@ -76,10 +63,33 @@ async fn serve(config: Config) -> ExitCode {
             reachable(admin)
         ));
     }
-    match server.run(stop, abort).await {
+    let ended = server.run(stop, abort).await;
+    // It ends with `stop`, which has come.
+    let _ = reloading.await;
+    match ended {
         Ended::Drained => ExitCode::SUCCESS,
         Ended::Aborted => failed("stopped before every answer was finished"),
     }
+}
+
+/// Has the configuration read again on SIGHUP, and when its files change, until `stop`.
+fn reload_on_changes(
+    reloader: Reloader,
+    stop: CancellationToken,
+) -> io::Result<tokio::task::JoinHandle<()>> {
+    // Before anybody is told that it is ready: a signal that nobody takes ends the process.
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(tokio::spawn(async move {
+        let signals = async {
+            while hangup.recv().await.is_some() {
+                reloader.reload().await;
+            }
+        };
+        tokio::select! {
+            () = signals => {}
+            () = async { tokio::join!(reloader.watch(stop.clone()), stop.cancelled()); } => {}
+        }
+    }))
 }
 
 /// A key that anybody can spend is a mistake worth a line.

@@ -18,7 +18,7 @@ const DEFAULTS: [(&str, u32, u16, bool); 3] =
 /// The class of requests that name none, unless configured.
 pub(super) const DEFAULT: &str = "standard";
 
-/// Every class, best rank first.
+/// Every class: best rank first, unless it took the place of another configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classes {
     all: Vec<Class>,
@@ -35,7 +35,8 @@ pub struct Class {
 }
 
 impl Classes {
-    /// Every class, best rank first; a class is known by its index here.
+    /// Every class; a class is known by its index here. In the configuration that a gateway starts with
+    /// the best rank comes first; one that takes its place keeps the order.
     pub fn all(&self) -> &[Class] {
         &self.all
     }
@@ -55,6 +56,11 @@ impl Classes {
         self.all.iter().map(|class| &*class.name)
     }
 
+    /// Whether the classes stand in the order of their ranks.
+    pub(super) fn is_by_rank(&self) -> bool {
+        self.all.is_sorted_by_key(|class| (class.rule.rank, &class.name))
+    }
+
     /// The names as a list for people.
     pub(super) fn listed(&self) -> String {
         self.names().collect::<Vec<_>>().join(", ")
@@ -66,11 +72,13 @@ impl Classes {
     }
 }
 
-/// Reads the `classes` table: all classes, or none for the defaults.
-pub(super) fn classes(mut section: Section<'_>) -> Classes {
+/// Reads the `classes` table: all classes, or none for the defaults. Those that there are in `order`
+/// come first, and in that order: requests that wait, and metrics, know them by their index.
+pub(super) fn classes(mut section: Section<'_>, order: Option<&Classes>) -> Classes {
     let tables = section.entries();
     let mut all = if tables.is_empty() { defaults() } else { listed(&section, tables) };
-    all.sort_by(|a, b| (a.rule.rank, &a.name).cmp(&(b.rule.rank, &b.name)));
+    let place = |class: &Class| order.and_then(|it| it.index(&class.name)).unwrap_or(usize::MAX);
+    all.sort_by_key(|class| (place(class), class.rule.rank, Arc::clone(&class.name)));
     let sum: u32 = all.iter().map(|class| u32::from(class.rule.share)).sum();
     if sum > 1_000 {
         section.problem("", "the shares come to more than 1: no more than all can be guaranteed");

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Config, LogFormat, OutputChoice, Profile, Shared, Traces};
+use super::{Class, Config, LogFormat, OutputChoice, Profile, ReloadOn, Shared, Traces};
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 use crate::usage::Tokenizer;
 
-pub(super) fn to_toml(config: &Config) -> String {
+pub(super) fn to_table(config: &Config) -> Table {
     let Config {
         server,
         upstream,
@@ -26,6 +26,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         models,
         shared: shared_quota,
         traces: collector,
+        files: _,
     } = config;
     let class_name = |index: usize| text(&classes.all()[index].name);
     let authority = upstream.base_url.authority().map_or("", |it| it.as_str());
@@ -43,6 +44,13 @@ pub(super) fn to_toml(config: &Config) -> String {
                 ("body_timeout", span(server.body_timeout)),
                 ("write_timeout", span(server.write_timeout)),
                 ("drain_timeout", span(server.drain_timeout)),
+                (
+                    "reload",
+                    text(match server.reload {
+                        ReloadOn::Auto => &"auto",
+                        ReloadOn::Signal => &"signal",
+                    }),
+                ),
             ]),
         ),
         (
@@ -174,7 +182,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         });
         root.insert("keys".to_owned(), Value::Array(keys.collect()));
     }
-    root.to_string()
+    root
 }
 
 /// A URL that came from a reference is shown as that, and so is the login within it.

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::state;
 use super::tokenizers::Tokenizers;
 use super::traces::traces;
 use super::value::{Bytes, Secret};
-use super::{Admission, Config, Log, LogFormat, Retry, Server, Upstream};
+use super::{Admission, Config, Log, LogFormat, ReloadOn, Retry, Server, Upstream};
 use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
 
@@ -47,18 +47,19 @@ const fn seconds(value: u64) -> Duration {
     Duration::from_secs(value)
 }
 
-/// Reads the whole tree. The result is good only if no problem was added.
+/// Reads the whole tree, of a file in `directory`; the classes have the indexes that they had in
+/// `order`, if there is one. The result is good only if no problem was added.
 pub(super) fn config(
     tree: Table,
     environment: &[(String, String)],
-    directory: &Path,
+    (directory, order): (&Path, Option<&Classes>),
     problems: &mut Vec<Problem>,
 ) -> Option<Config> {
     let found = RefCell::new(std::mem::take(problems));
     let mut root = Section::new("", tree, &found);
     let server = server(root.section("server"));
     let upstream = upstream(root.section("upstream"), environment);
-    let mut classes = classes::classes(root.section("classes"));
+    let mut classes = classes::classes(root.section("classes"), order);
     let admission = admission(root.section("admission"), &mut classes);
     let retry = retry(root.section("retry"));
     let breaker = breaker(root.section("breaker"));
@@ -69,7 +70,8 @@ pub(super) fn config(
     let mut output_choices = BTreeMap::new();
     let nodes = root.list("keys").unwrap_or_default();
     let keys = keys(nodes, &classes, &mut output_choices, &found);
-    let models = models(root.section("models"), &Tokenizers::new(directory));
+    let tokenizers = Tokenizers::new(directory);
+    let models = models(root.section("models"), &tokenizers);
     let shared = shared(root.section("shared"), environment);
     let traces = traces(root.section("traces"), environment);
     if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
@@ -80,6 +82,12 @@ pub(super) fn config(
     root.finish();
     *problems = found.into_inner();
     let (server, upstream) = (server?, upstream?);
+    let mut files = tokenizers.files();
+    let secret = upstream.api_key.as_ref().map(Secret::reference);
+    files.extend(secret.and_then(file));
+    let references = shared.as_ref().map(|it| it.servers.references()).unwrap_or_default();
+    files.extend(references.iter().filter_map(|it| file(it)));
+    files.extend(traces.as_ref().and_then(|it| file(it.headers_from())));
     Some(Config {
         server,
         upstream,
@@ -96,7 +104,13 @@ pub(super) fn config(
         models,
         shared,
         traces,
+        files,
     })
+}
+
+/// The file that a reference names, if it names one.
+fn file(reference: &str) -> Option<PathBuf> {
+    reference.strip_prefix("file:").map(PathBuf::from)
 }
 
 fn server(mut section: Section<'_>) -> Option<Server> {
@@ -111,6 +125,7 @@ fn server(mut section: Section<'_>) -> Option<Server> {
         body_timeout: positive(&mut section, "body_timeout", seconds(30)),
         write_timeout: positive(&mut section, "write_timeout", seconds(60)),
         drain_timeout: section.get_or("drain_timeout", seconds(30)),
+        reload: reload(&mut section),
     };
     if listen == admin && listen.port() != 0 {
         section.problem("admin", format!("{admin} is already `listen`: metrics need their own"));
@@ -118,6 +133,18 @@ fn server(mut section: Section<'_>) -> Option<Server> {
     }
     section.finish();
     Some(server)
+}
+
+fn reload(section: &mut Section<'_>) -> ReloadOn {
+    match section.get_or("reload", "auto".to_owned()).as_str() {
+        "auto" => ReloadOn::Auto,
+        "signal" => ReloadOn::Signal,
+        other => {
+            let expected = "\"auto\" or \"signal\" is expected";
+            section.problem("reload", format!("{expected}, got {other:?}"));
+            ReloadOn::Auto
+        }
+    }
 }
 
 fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Option<Upstream> {

@@ -74,6 +74,14 @@ impl Servers {
         &self.shown
     }
 
+    /// What the section refers to: secrets, and certificates as `file:PATH`.
+    pub(super) fn references(&self) -> Vec<String> {
+        let ca_file = Some(&self.ca_file).filter(|it| !it.is_empty());
+        let password = self.password.as_ref().map(|it| it.reference().to_owned());
+        let all = [Some(self.shown.clone()), password, ca_file.map(|it| format!("file:{it}"))];
+        all.into_iter().flatten().collect()
+    }
+
     /// Where the trusted certificates were read from; empty for the usual ones.
     pub fn ca_file(&self) -> &str {
         &self.ca_file

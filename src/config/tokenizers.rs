@@ -25,6 +25,11 @@ impl<'a> Tokenizers<'a> {
         Self { directory, read: RefCell::default() }
     }
 
+    /// The files that were read.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        self.read.borrow().keys().cloned().collect()
+    }
+
     /// The tokenizer called `name`, `None` for `"none"`, or what is wrong with it.
     pub(super) fn find(&self, name: &str) -> Result<Option<Tokenizer>, String> {
         match (name, name.strip_prefix("file:")) {

@@ -13,6 +13,7 @@
 //!   than what [`UNWRITTEN`] of quota is worth, and one request, has been let go without it.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub(super) enum Event<S = Vec<Seen>> {
     /// Nothing is left of the constraint with this index, and from when on it may be asked again.
     #[serde(rename = "d")]
     Drained { index: usize, ask_at: Option<Timestamp> },
+    /// The constraints are others.
+    #[serde(rename = "l")]
+    Reconfigured { configured: Arc<[Constraint]>, start: ColdStart },
 }
 
 /// A level that an answer showed: of the constraint with this index, its limit and what remains.
@@ -96,6 +100,11 @@ impl Journal {
         if rmp_serde::encode::write(&mut self.bytes, &Entry { at, event }).is_err() {
             self.bytes.truncate(before);
         }
+    }
+
+    /// So much may be let go from now on.
+    pub(super) const fn allow(&mut self, allowed: Cost) {
+        self.allowed = allowed;
     }
 
     /// So much is let go.
@@ -264,6 +273,9 @@ impl Twin {
             }
             Event::Settled { .. } => {}
             Event::Drained { index, ask_at } => ledger.drained_until(index, ask_at, at),
+            Event::Reconfigured { configured, start } => {
+                ledger.reconfigure_to(&configured, start, at);
+            }
         }
         Said::Nothing
     }
@@ -359,11 +371,11 @@ impl Twin {
     /// as `start` says.
     pub fn into_ledger(
         mut self,
-        configured: Vec<Constraint>,
+        configured: &[Constraint],
         start: ColdStart,
         now: Timestamp,
     ) -> Ledger {
-        self.ledger.reconfigure(configured, start, now.max(self.at));
+        self.ledger.reconfigure_to(configured, start, now.max(self.at));
         self.ledger
     }
 }

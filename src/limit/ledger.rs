@@ -2,6 +2,7 @@
 
 mod heir;
 mod observe;
+mod reconfigure;
 mod terms;
 
 pub use self::observe::Blame;
@@ -30,6 +31,12 @@ pub struct Ledger {
     unheard: [i128; Unit::ALL.len()],
     open: [i128; Unit::ALL.len()],
     heard: [History; Unit::ALL.len()],
+    /// By window: its bit in what requests know of windows, if that is not its index; and the first that
+    /// none of them ever was.
+    #[serde(default)]
+    labels: Vec<u8>,
+    #[serde(default)]
+    unused: u8,
     #[serde(skip)]
     pub(super) journal: Option<Journal>,
 }
@@ -120,8 +127,9 @@ impl Ledger {
         let empty = start != ColdStart::Full;
         let probe = if start == ColdStart::Probe { Probe::Wanted } else { Probe::Done };
         let windows = constraints.into_iter().map(|quota| Window::new(quota, empty, now)).collect();
-        let (placed, unheard, open, heard) = Default::default();
-        Self { windows, sent: 0, probe, placed, unheard, open, heard, journal: None }
+        let (placed, unheard, open, heard, labels, unused) = Default::default();
+        let journal = None;
+        Self { windows, sent: 0, probe, placed, unheard, open, heard, labels, unused, journal }
     }
 
     /// Holds `cost` in every window.
@@ -152,10 +160,12 @@ impl Ledger {
     fn put(&mut self, cost: Cost, now: Timestamp) -> Hold {
         let cost = cost.bounded();
         let mut full = 0;
-        for (index, window) in self.windows.iter_mut().enumerate() {
+        for index in 0..self.windows.len() {
+            let own = self.bit(index);
+            let window = &mut self.windows[index];
             let unit = window.quota().unit();
             let alone = self.open[unit.index()] == 0 && window.is_untouched(now);
-            full |= if alone { bit(index) } else { 0 };
+            full |= if alone { own } else { 0 };
             window.hold(cost.of(unit), now);
         }
         self.sent += 1;
@@ -302,9 +312,11 @@ impl Ledger {
         if !sent.announced {
             self.record(now, Event::Settled { id: sent.id, used });
         }
-        for (index, window) in self.windows.iter_mut().enumerate() {
+        for index in 0..self.windows.len() {
+            let own = self.bit(index);
+            let window = &mut self.windows[index];
             let unit = window.quota().unit();
-            let is = |bits: u32| bits & bit(index) != 0;
+            let is = |bits: u32| bits & own != 0;
             let counted = Counted { bucket: is(sent.counted.bucket), log: is(sent.counted.log) };
             window.advance(now);
             window.settle(sent.cost.of(unit), used.of(unit), sent.charged_at, counted, now);
@@ -329,6 +341,11 @@ impl Ledger {
             // It was not to be: the next one tells.
             self.probe = Probe::Wanted;
         }
+    }
+
+    /// The bit that stands for a window; there is none for those beyond the 32nd.
+    fn bit(&self, index: usize) -> u32 {
+        1_u32.checked_shl(self.label(index).into()).unwrap_or(0)
     }
 
     /// The constraints, in the order of their index.
@@ -374,11 +391,6 @@ impl Ledger {
             window.is_untouched(now)
         })
     }
-}
-
-/// The bit that stands for a window; there is none for those beyond the 32nd.
-fn bit(index: usize) -> u32 {
-    u32::try_from(index).ok().and_then(|index| 1_u32.checked_shl(index)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -196,6 +196,13 @@ impl Log {
         newest.map_or(now, |slot| expiry(self.window, self.width, None, slot))
     }
 
+    /// What was charged and still counts as a sliding window, and until when each slot reaches.
+    pub(super) fn charges(&self) -> impl Iterator<Item = (Timestamp, i128)> {
+        let end = |slot: &Slot| slot.index.saturating_add(1).saturating_mul(self.width);
+        let counting = self.slots.range(self.sliding.first..);
+        counting.map(move |slot| (Timestamp::from_nanos(end(slot)), i128::from(slot.used)))
+    }
+
     fn view(&self, fixed: bool) -> &View {
         self.fixed.as_ref().filter(|_| fixed).unwrap_or(&self.sliding)
     }

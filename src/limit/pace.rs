@@ -49,6 +49,11 @@ impl Pace {
         self.bucket.refill(quota, beside, 0, now);
     }
 
+    /// What is missing of what may go at once, as of the last refill under this quota.
+    pub(super) fn behind(&self, quota: &Constraint) -> i128 {
+        self.most - self.bucket.available(quota)
+    }
+
     /// Spends `units`, or takes them back. Everybody's spending counts, also of those who need not
     /// keep to the pace.
     pub(super) fn spend(&mut self, quota: &Constraint, units: i128) {

@@ -139,6 +139,17 @@ impl Replica {
         }
     }
 
+    /// Is configured in this way from now on, and tells the others, who keep to that as well.
+    pub fn reconfigure(&mut self, configured: &[Constraint], start: ColdStart) {
+        self.start = start;
+        if *configured != *self.configured {
+            self.configured = configured.into();
+            self.announced = false;
+            self.guarded.resize(configured.len(), Timestamp::default());
+            self.find_limits();
+        }
+    }
+
     /// Who this is to the others.
     pub const fn own(&self) -> u64 {
         self.sharing.own

@@ -11,6 +11,7 @@
 
 mod conduct;
 mod observe;
+mod reconfigure;
 mod room;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::conduct::Conduct;
 pub(super) use self::observe::Around;
+pub(super) use self::reconfigure::Joining;
 pub(super) use self::room::Room;
 use crate::limit::bucket::Bucket;
 use crate::limit::constraint::{Constraint, Mode, Unit};
@@ -90,16 +92,21 @@ pub(super) struct Counted<T = bool> {
     pub(super) log: T,
 }
 
+/// What a mode goes by at first, and the periods of that.
+const fn acting(mode: Mode) -> (Acting, Option<Periods>) {
+    match mode {
+        Mode::Bucket => (Acting::Bucket, None),
+        Mode::Fixed { skew } => {
+            let periods = Periods { phase: 0, skew };
+            (Acting::Fixed(periods), Some(periods))
+        }
+        Mode::Sliding | Mode::Auto => (Acting::Sliding, None),
+    }
+}
+
 impl Window {
     pub(super) fn new(quota: Constraint, empty: bool, now: Timestamp) -> Self {
-        let (mode, periods) = match quota.mode() {
-            Mode::Bucket => (Acting::Bucket, None),
-            Mode::Fixed { skew } => {
-                let periods = Periods { phase: 0, skew };
-                (Acting::Fixed(periods), Some(periods))
-            }
-            Mode::Sliding | Mode::Auto => (Acting::Sliding, None),
-        };
+        let (mode, periods) = acting(quota.mode());
         let limit = i128::from(quota.limit());
         let mut log = Log::empty(quota.window_nanos().get(), periods);
         if empty {
@@ -142,21 +149,6 @@ impl Window {
     /// Whether it is about the same thing as `quota`, however much that allows.
     pub(super) fn is_about(&self, quota: &Constraint) -> bool {
         self.quota.unit() == quota.unit() && self.quota.window() == quota.window()
-    }
-
-    /// The same window, configured in another way or not. If it is, what is held has to be held anew.
-    pub(super) fn reconfigured(self, quota: Constraint, now: Timestamp) -> Self {
-        let mut asked = self.quota.clone();
-        asked.relimit(self.configured);
-        if asked == quota {
-            return self;
-        }
-        let used = (self.limit() - self.available(now) - self.held).max(0);
-        let mut window = Self::new(quota, false, now);
-        window.spend(used);
-        window.bucket.add(&window.quota, -used, 0);
-        window.log.charge(used, now);
-        window
     }
 
     /// Whether nothing has ever been done to it.

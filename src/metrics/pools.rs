@@ -58,7 +58,8 @@ impl Constraint {
 impl Pool {
     fn of((snapshot, key, named): (Snapshot, PoolKey, Arc<Named>)) -> Self {
         let id = key.to_string();
-        let pool = [("pool", id.as_str()), ("profile", &named.profile)];
+        let profile = named.profile();
+        let pool = [("pool", id.as_str()), ("profile", &profile)];
         let mut constraints = Vec::new();
         named.pool.levels(|level| {
             let binding = snapshot.bound == Some(Bound::Constraint(constraints.len()));

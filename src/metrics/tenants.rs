@@ -72,6 +72,27 @@ impl TenantMetrics {
         Self { most, named: RwLock::new(named), other: series(OTHER), none: series(NONE) }
     }
 
+    /// Names the holders of these keys from now on, as long as there is room. One whose key is another
+    /// one now goes on counting where it was.
+    pub fn name(&self, keys: &[VirtualKey]) {
+        let mut named = self.named.write();
+        for key in keys {
+            let id = key.tenant();
+            let before = named.iter().find(|(_, series)| *series.name == *key.name);
+            match before.map(|(before, _)| *before) {
+                Some(before) if before == id => {}
+                Some(before) => {
+                    let series = named.remove(&before);
+                    named.extend(series.map(|series| (id, series)));
+                }
+                None if named.len() < self.most => {
+                    named.entry(id).or_insert_with(|| Arc::new(Series::new(&key.name)));
+                }
+                None => {}
+            }
+        }
+    }
+
     /// Counts a request that has ended, of this tenant if it came to have one: its id and name.
     pub fn count(&self, tenant: Option<(u64, &str)>, share: &Share) {
         let Some((id, name)) = tenant else { return self.none.count(share) };

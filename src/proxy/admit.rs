@@ -169,7 +169,7 @@ impl Ask {
         let sdk = sdk_timeout(headers);
         let beats = Beats::plan(headers, caller, &demand, &config.admission, sdk)?;
         let key = PoolKey(caller.account.quota(&demand.model));
-        let make = || (Arc::clone(&profile.name), pool_config(profile, config));
+        let make = || gateway.newest.pool(&demand.model, profile);
         let pool = gateway
             .pools
             .get(key, &demand.model, make)
@@ -259,7 +259,8 @@ fn sdk_timeout(headers: &HeaderMap) -> Option<Duration> {
     told.min()
 }
 
-fn pool_config(profile: &Profile, config: &Config) -> PoolConfig {
+/// How the pool of a model with this profile admits.
+pub(super) fn pool_config(profile: &Profile, config: &Config) -> PoolConfig {
     let admission = &config.admission;
     let count = |most: NonZeroU32| usize::try_from(most.get()).unwrap_or(usize::MAX);
     PoolConfig {

@@ -37,6 +37,11 @@ impl Budget {
         Self { used: Arc::default(), limit, gauge }
     }
 
+    /// The same memory, with another limit for those who ask for more.
+    pub(super) fn limited_to(&self, limit: u64) -> Self {
+        Self { limit, ..self.clone() }
+    }
+
     const fn share(self) -> Share {
         Share { budget: self, bytes: 0 }
     }

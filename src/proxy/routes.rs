@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use http::uri::PathAndQuery;
@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, Request, header};
 
 use super::record::Record;
 use super::stack::App;
-use super::{Gateway, ProxyError, unmetered};
+use super::{Current, Gateway, ProxyError, unmetered};
 use crate::metrics::Outcome;
 
 /// A prefix that SDKs put before the path: the base URL may end in `/v1` or not, and some add it
@@ -31,7 +31,7 @@ pub const fn prefixes() -> [&'static str; 3] {
 }
 
 /// The whole API as a service, with `more` routes that stand beside those to the upstream.
-pub fn app(gateway: Arc<Gateway>, more: Router) -> App {
+pub fn app(current: Current, more: Router) -> App {
     let mut router = Router::new();
     for prefix in PREFIXES {
         router = router
@@ -41,11 +41,8 @@ pub fn app(gateway: Arc<Gateway>, more: Router) -> App {
             .route(&format!("{prefix}/models/{{*id}}"), only(get(model), "GET"))
             .route(&format!("{prefix}/tcp_warming"), only(get(tcp_warming), "GET"));
     }
-    let routes = router
-        .with_state(Arc::clone(&gateway))
-        .merge(more)
-        .fallback(|| async { ProxyError::NotFound });
-    App::new(gateway, routes)
+    let routes = router.merge(more).fallback(|| async { ProxyError::NotFound });
+    App::new(current, routes)
 }
 
 /// The upstream's path for a request that costs quota, if it is one. The router knows these paths
@@ -72,7 +69,7 @@ where
 }
 
 async fn models(
-    State(gateway): State<Arc<Gateway>>,
+    Extension(gateway): Extension<Arc<Gateway>>,
     Extension(record): Extension<Arc<Record>>,
     request: Request<Body>,
 ) -> Result<Response, ProxyError> {
@@ -80,7 +77,7 @@ async fn models(
 }
 
 async fn model(
-    State(gateway): State<Arc<Gateway>>,
+    Extension(gateway): Extension<Arc<Gateway>>,
     Extension(record): Extension<Arc<Record>>,
     id: Result<Path<String>, PathRejection>,
     request: Request<Body>,

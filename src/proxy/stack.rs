@@ -20,24 +20,26 @@ use super::pump::pump;
 use super::record::Record;
 use super::routes::metered_path;
 use super::verdict::retry_after;
-use super::{Gateway, ProxyError, ambiguous, headers, metered};
+use super::{Current, Gateway, ProxyError, ambiguous, headers, metered};
 use crate::metrics::Outcome;
 
 /// The routes with what surrounds them.
 #[derive(Clone, Debug)]
 pub struct App {
-    gateway: Arc<Gateway>,
+    current: Current,
     routes: Router,
 }
 
 impl App {
-    pub(super) const fn new(gateway: Arc<Gateway>, routes: Router) -> Self {
-        Self { gateway, routes }
+    pub(super) const fn new(current: Current, routes: Router) -> Self {
+        Self { current, routes }
     }
 
     /// Answers a request, whatever happens.
     pub async fn answer(self, mut request: Request<Body>) -> Response {
-        let Self { gateway, mut routes } = self;
+        let Self { current, mut routes } = self;
+        // One generation for all of the request, whatever is configured meanwhile.
+        let gateway = current.get();
         // First, so that every refusal below has a name and is counted.
         let endpoint = endpoint(request.uri().path());
         let record = Record::new(&gateway, endpoint, &mut request);
@@ -52,6 +54,7 @@ impl App {
                 }
                 let multiplexed = request.version() == Version::HTTP_2;
                 request.extensions_mut().insert(known);
+                request.extensions_mut().insert(Arc::clone(&gateway));
                 match routes.call(request).await {
                     Ok(response) if multiplexed => noticing(&gateway, response),
                     Ok(response) => response,

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::admission::{Keeper, PoolKey};
 use crate::config::{Config, State};
 use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin, UNWRITTEN};
-use crate::proxy::Gateway;
+use crate::proxy::{Current, Gateway};
 use crate::store::archive::Archive;
 use crate::store::history::Keep;
 use crate::store::local::{
@@ -81,22 +81,22 @@ impl Kept {
     }
 
     /// Hands the state to the gateway, and has it kept from now on.
-    pub(super) fn start(self, gateway: Gateway) -> io::Result<(Arc<Gateway>, Running)> {
+    pub(super) fn start(self, gateway: Gateway) -> io::Result<(Current, Running)> {
         let Self { local, saved, .. } = self;
         let now = gateway.pools().epoch().now();
         let heirs = Arc::new(Heirs::of(&saved, local.waker(), now).map_err(io::Error::other)?);
-        let gateway = Arc::new(gateway.kept_by(Arc::<Heirs>::clone(&heirs), &saved.learned));
+        let current = Current::new(gateway.kept_by(Arc::<Heirs>::clone(&heirs), &saved.learned));
         let everything = Everything {
-            gateway: Arc::clone(&gateway),
+            current: current.clone(),
             heirs: Arc::clone(&heirs),
             twins: HashMap::new(),
             learned_at: now,
         };
-        let waker = local.waker();
+        let (waker, gateway) = (local.waker(), current.get());
         let metrics = Arc::clone(&gateway.metrics().store);
         let running = local.start(Box::new(everything), metrics)?;
         gateway.history().attach(waker, running.desk().clone());
-        Ok((gateway, running))
+        Ok((current, running))
     }
 }
 
@@ -175,7 +175,7 @@ impl Keeper for Heirs {
         let (_, twin) = self.left.lock().remove(&key)?;
         // A new pool's twin has to be written, whether a request is let go or not.
         self.waker.wake();
-        Some(twin.into_ledger(configured.to_vec(), start, now))
+        Some(twin.into_ledger(configured, start, now))
     }
 
     fn reserved(&self, key: PoolKey) -> Option<OutputLearner> {
@@ -185,7 +185,7 @@ impl Keeper for Heirs {
 
 /// All that the gateway wants kept.
 struct Everything {
-    gateway: Arc<Gateway>,
+    current: Current,
     heirs: Arc<Heirs>,
     twins: HashMap<PoolKey, Written>,
     learned_at: Timestamp,
@@ -199,8 +199,9 @@ struct Written {
 
 impl Source for Everything {
     fn collect(&mut self, batch: &mut Batch, full: bool) {
-        self.gateway.history().collect(&mut batch.usage);
-        let pools = self.gateway.pools();
+        let gateway = self.current.get();
+        gateway.history().collect(&mut batch.usage);
+        let pools = gateway.pools();
         let all = pools.all();
         self.twins.retain(|key, _| {
             let there = all.iter().any(|(other, _)| other == key);
@@ -247,9 +248,9 @@ impl Source for Everything {
         batch.now = pools.epoch().now();
         let due = batch.now.since(self.learned_at) >= LEARNED_EVERY;
         let idle = batch.pools.is_empty();
-        if full || due || idle || self.gateway.is_draining() {
+        if full || due || idle || gateway.is_draining() {
             self.learned_at = batch.now;
-            self.gateway.save_learned(&mut batch.learned, full);
+            gateway.save_learned(&mut batch.learned, full);
         }
     }
 }

@@ -12,6 +12,7 @@ mod pieces;
 mod table;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use self::byte_level::ByteLevel;
@@ -30,9 +31,11 @@ pub enum Tokenizer {
     File(Arc<TokenizerFile>),
 }
 
-/// A tokenizer that was read from a file. Two are equal if they came from the same place.
+/// A tokenizer that was read from a file. Two are equal if the same was read from the same place.
 pub struct TokenizerFile {
     reference: String,
+    /// Of what was read: a file may hold something else the next time.
+    digest: u64,
     tokenizer: ByteLevel,
 }
 
@@ -44,7 +47,10 @@ impl Tokenizer {
     /// When it is none, or asks for something other than byte-level byte-pair encoding.
     pub fn from_json(reference: &str, json: &[u8]) -> Result<Self, TokenizerError> {
         let (reference, tokenizer) = (reference.to_owned(), file::read(json)?);
-        Ok(Self::File(Arc::new(TokenizerFile { reference, tokenizer })))
+        let mut hasher = DefaultHasher::new();
+        hasher.write(json);
+        let digest = hasher.finish();
+        Ok(Self::File(Arc::new(TokenizerFile { reference, digest, tokenizer })))
     }
 
     /// The tokenizer's name in configuration.
@@ -84,7 +90,7 @@ impl Tokenizer {
 
 impl PartialEq for TokenizerFile {
     fn eq(&self, other: &Self) -> bool {
-        self.reference == other.reference
+        (&self.reference, self.digest) == (&other.reference, other.digest)
     }
 }
 

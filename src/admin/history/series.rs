@@ -79,7 +79,7 @@ impl Track {
         });
         Self {
             model: Arc::clone(&named.model),
-            profile: Arc::clone(&named.profile),
+            profile: named.profile(),
             points: VecDeque::new(),
             busy_at: Timestamp::default(),
             limits,

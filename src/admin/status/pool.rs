@@ -104,7 +104,8 @@ impl PoolStatus {
         let config = gateway.config();
         let (classes, tenants) = queues(gateway, named, snapshot);
         let now = named.pool.now();
-        let profile = config.models.profile(&named.profile);
+        let follows = named.profile();
+        let profile = config.models.profile(&follows);
         let mut constraints = Vec::new();
         named.pool.levels(|level| {
             // In the order of the configuration, but what it does not have is no reason to guess.
@@ -119,7 +120,7 @@ impl PoolStatus {
         Self {
             pool: key.to_string(),
             model: Arc::clone(&named.model),
-            profile: named.profile.to_string(),
+            profile: follows.to_string(),
             queued: snapshot.queued,
             queued_bytes: snapshot.queued_bytes,
             oldest_wait_seconds: rounded(snapshot.oldest_wait),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::limit::{
-    Blame, Call, Clock, Constraint, Cost, Denied, Hold, Ledger, Level, Reading, Replica, Sent,
-    Spent, Taken, Turn, Unit,
+    Blame, Call, Clock, ColdStart, Constraint, Cost, Denied, Hold, Ledger, Level, Reading, Replica,
+    Sent, Spent, Taken, Turn, Unit,
 };
 use crate::time::Timestamp;
 
@@ -233,6 +233,19 @@ impl Book {
     pub(super) fn announce(&mut self, sent: &mut Sent, spent: Spent, due: Timestamp) {
         if let Self::Own(ledger) = self {
             ledger.announce(sent, spent, due);
+        }
+    }
+
+    /// Goes on with other limits.
+    pub(super) fn reconfigure(
+        &mut self,
+        configured: &[Constraint],
+        start: ColdStart,
+        now: Timestamp,
+    ) {
+        match self {
+            Self::Own(ledger) => ledger.reconfigure(configured, start, now),
+            Self::Shared(replica) => replica.reconfigure(configured, start),
         }
     }
 

@@ -150,7 +150,9 @@ impl State {
         let after = self.config.settle_delay;
         match held {
             Held::There(mut sent) => {
-                let due = now.after(after);
+                // Not before those that wait already, should they have to wait for longer.
+                let last = self.settling.back().map_or(now, |(due, ..)| *due);
+                let due = now.after(after).max(last);
                 self.ledger.announce(&mut sent, spent, due);
                 self.settling.push_back((due, Held::There(sent), spent));
             }

@@ -82,6 +82,7 @@ impl State {
     pub(super) fn has_work(&mut self) -> bool {
         let Some(replica) = self.ledger.shared() else { return false };
         let (heard, news) = (replica.is_heard(), replica.has_news());
+        let news = news || replica.has_to_announce();
         heard && (news || self.together.wants || self.new_head().is_some())
     }
 

@@ -270,6 +270,22 @@ impl State {
         self.backed_off_until = self.backed_off_until.max(until);
     }
 
+    /// Admits in another way from now on. Whoever may go by that is let go by [`Self::turn`].
+    pub(super) fn reconfigure(&mut self, config: PoolConfig, now: Timestamp) {
+        let before = std::mem::replace(&mut self.config, config);
+        let PoolConfig { constraints, cold_start, classes, min_gap, .. } = &self.config;
+        if before.constraints != *constraints {
+            self.ledger.reconfigure(constraints, *cold_start, now);
+            // Constraints are known by their index.
+            self.bound = None;
+        }
+        self.scheduler.reconfigure(classes);
+        self.forecast.reconfigure(classes);
+        if *min_gap < before.min_gap {
+            self.next_send = self.next_send.min(now.after(*min_gap));
+        }
+    }
+
     pub(super) fn close(&mut self) {
         self.closed = true;
         while let Some((ticket, _)) = self.scheduler.head() {

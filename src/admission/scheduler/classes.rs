@@ -52,6 +52,13 @@ pub(super) struct Paid {
     units: i128,
 }
 
+/// The indexes of classes, best rank first.
+fn by_rank(rules: &[ClassRule]) -> Vec<usize> {
+    let mut by_rank: Vec<_> = (0..rules.len()).collect();
+    by_rank.sort_by_key(|index| rules[*index].rank);
+    by_rank
+}
+
 impl Classes {
     pub(super) fn new(rules: &[ClassRule]) -> Self {
         let account = |rule: &ClassRule| Account {
@@ -62,9 +69,15 @@ impl Classes {
             paced: rule.paced,
             held_back: false,
         };
-        let mut by_rank: Vec<_> = (0..rules.len()).collect();
-        by_rank.sort_by_key(|index| rules[*index].rank);
-        Self { all: rules.iter().map(account).collect(), by_rank }
+        Self { all: rules.iter().map(account).collect(), by_rank: by_rank(rules) }
+    }
+
+    /// Other rules for the same classes. What is due to them by now stays due.
+    pub(super) fn reconfigure(&mut self, rules: &[ClassRule]) {
+        for (account, rule) in self.all.iter_mut().zip(rules) {
+            (account.share, account.paced) = (rule.share.into(), rule.paced);
+        }
+        self.by_rank = by_rank(rules);
     }
 
     pub(super) fn joined(&mut self, class: usize) {

@@ -25,6 +25,19 @@ fn quotas(mode: Mode) -> Vec<Constraint> {
     ]
 }
 
+/// Other constraints: with other limits, one less, one more, in another order, otherwise refilled.
+fn others(mode: Mode, which: usize) -> Vec<Constraint> {
+    let mut all = quotas(mode);
+    match which {
+        0 => all[1] = quota(Unit::Tokens, 45_000, 60, mode),
+        1 => drop(all.remove(1)),
+        2 => all.insert(0, quota(Unit::Tokens, 30_000, 20, mode)),
+        3 => all[1] = quota(Unit::Tokens, 60_000, 60, Mode::Sliding),
+        _ => all.reverse(),
+    }
+    all
+}
+
 /// What is done to the ledger, after how many nanoseconds.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -37,6 +50,8 @@ enum Step {
     Reject(usize),
     Refuse(usize),
     Drain(Option<u64>),
+    /// The constraints are others, of so many ways in which they may be.
+    Reconfigure(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
@@ -51,6 +66,7 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         1 => (0..8_usize).prop_map(Step::Reject),
         1 => (0..8_usize).prop_map(Step::Refuse),
         1 => prop::option::of(0..90_u64).prop_map(Step::Drain),
+        1 => (0..5_usize).prop_map(Step::Reconfigure),
     ];
     prop::collection::vec((0..8 * SECOND, step), 1..120)
 }
@@ -68,6 +84,7 @@ struct Used {
     now: Timestamp,
     /// Whether a request may use more than was held for it.
     debts: bool,
+    mode: Mode,
 }
 
 impl Used {
@@ -75,7 +92,7 @@ impl Used {
         let now = at(1_700_000_000 * SECOND);
         let mut ledger = Ledger::new(quotas(mode), now);
         ledger.keep_journal();
-        Self { ledger, open: Vec::new(), later: Vec::new(), now, debts: true }
+        Self { ledger, open: Vec::new(), later: Vec::new(), now, debts: true, mode }
     }
 
     fn step(&mut self, after: u64, step: Step) {
@@ -124,6 +141,9 @@ impl Used {
                 if let Some(which) = pick(&self.open, which) {
                     ledger.reject(self.open.swap_remove(which), now);
                 }
+            }
+            Step::Reconfigure(which) => {
+                ledger.reconfigure(&others(self.mode, which), ColdStart::Full, now);
             }
             Step::Refuse(which) => {
                 if let Some(which) = pick(&self.open, which) {
@@ -200,7 +220,7 @@ proptest! {
         let mut used = Used::new(mode);
         let mut twin = Twin::of(&used.ledger, used.now);
         // Nor what a window is asked for after a refusal.
-        let asks = |step: &Step| matches!(step, Step::Drain(Some(_)));
+        let asks = |step: &Step| matches!(step, Step::Drain(Some(_)) | Step::Reconfigure(_));
         let steps: Vec<_> = steps.into_iter().filter(|(_, step)| !asks(step)).collect();
         let written = steps.len().saturating_sub(lost);
         for (after, step) in &steps[..written] {
@@ -247,7 +267,7 @@ proptest! {
         let learned: Vec<_> = used.ledger.levels(now).map(|level| level.quota.clone()).collect();
         let twin = twin.close((end, false), now);
         prop_assert!(twin.open.is_empty());
-        let mut heir = twin.into_ledger(quotas(mode), ColdStart::Full, now);
+        let mut heir = twin.into_ledger(&quotas(mode), ColdStart::Full, now);
         let after: Vec<_> = heir.levels(now).map(|level| level.quota.clone()).collect();
         prop_assert_eq!(after, learned, "what was learned of limits is kept");
         let (has, had) = (available(&mut heir, now), available(&mut used.ledger, now));
@@ -299,7 +319,7 @@ fn what_changed_in_the_configuration_counts_from_the_restart_on() {
     used.step(0, Step::Settle(0, 40_000));
     let inherit = |quotas: Vec<Constraint>, start| {
         let bytes = Twin::of(&used.ledger, used.now).save();
-        Twin::load(&bytes).unwrap().close((now, true), now).into_ledger(quotas, start, now)
+        Twin::load(&bytes).unwrap().close((now, true), now).into_ledger(&quotas, start, now)
     };
     let left = |quotas, start| available(&mut inherit(quotas, start), now);
     // As it was; a smaller minute in another mode; a larger one; a day that is new.
@@ -308,7 +328,8 @@ fn what_changed_in_the_configuration_counts_from_the_restart_on() {
     assert_eq!(left(minute(50_000, Mode::Sliding), ColdStart::Full), [10_000]);
     assert_eq!(left(minute(90_000, Mode::Bucket), ColdStart::Full), [50_000]);
     let day = vec![quota(Unit::Tokens, 1_000_000, 86_400, Mode::Bucket)];
-    assert_eq!(left(day.clone(), ColdStart::Full), [1_000_000]);
+    // What others know to have been used within it was used of that, too.
+    assert_eq!(left(day.clone(), ColdStart::Full), [960_000]);
     assert_eq!(left(day.clone(), ColdStart::Empty), [0]);
     // Nothing is known at all: the first request may go and ask.
     let mut probing = inherit(day, ColdStart::Probe);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Ledger, Sent, bit};
+use super::{Ledger, Sent};
 use crate::limit::journal::{Event, Seen};
 use crate::limit::reading::{Reading, Sighting};
 use crate::limit::window::Around;
@@ -93,15 +93,15 @@ impl Ledger {
             let (open, unheard) = (self.open[at], self.unheard[at]);
             let next = i128::from(self.placed[at].wrapping_sub(sent.placed[at]));
             let around = Around { sent_at: sent.sent_at, later, next, open, unheard };
+            let own = self.bit(index);
             let window = &mut self.windows[index];
             window.advance(now);
-            if unit == Unit::Tokens && sent.full & bit(index) != 0 && later == 0 && next == 0 {
+            if unit == Unit::Tokens && sent.full & own != 0 && later == 0 && next == 0 {
                 let taken = window.taken(Sighting { limit, remaining }, sent.sent_at, now);
                 // The longer a window, the slower it refills, and the more exact it is.
                 reserved = [reserved, taken].into_iter().flatten().min_by_key(|(_, most)| *most);
             }
             let counted = window.observe(Sighting { limit, remaining }, around, now);
-            let own = bit(index);
             sent.counted.bucket |= if counted.bucket { own } else { 0 };
             sent.counted.log |= if counted.log { own } else { 0 };
         }

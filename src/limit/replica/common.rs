@@ -172,7 +172,7 @@ impl Common {
         if !self.begun {
             *self = Self { begun: true, ..Self::new(configured, start, at) };
         } else if configured != self.configured {
-            self.twin.reconfigure(configured.to_vec(), start, at);
+            self.twin.reconfigure(&configured, start, at);
             self.configured = configured;
         }
     }
@@ -224,12 +224,9 @@ impl Twin {
     }
 
     /// Goes on with other limits, and with everything that is held.
-    fn reconfigure(&mut self, configured: Vec<Constraint>, start: ColdStart, at: Timestamp) {
+    fn reconfigure(&mut self, configured: &[Constraint], start: ColdStart, at: Timestamp) {
         self.end(at);
         self.at = self.at.max(at);
-        self.ledger.reconfigure(configured, start, at);
-        let mut open: Vec<_> = self.open.iter_mut().collect();
-        open.sort_unstable_by_key(|(name, _)| **name);
-        self.ledger.carry_over(open.into_iter().map(|(_, sent)| sent).collect(), at);
+        self.ledger.reconfigure_to(configured, start, at);
     }
 }

@@ -40,9 +40,16 @@ impl Replica {
         self.is_heard() && !self.fresh.is_empty()
     }
 
-    /// Whether the others must not wait for what there is to tell: a request went without asking.
+    /// Whether the others must not wait for what there is to tell: a request went without asking, or the
+    /// limits are others.
     pub fn is_urgent(&self) -> bool {
-        self.fresh.iter().any(|(_, word)| held(word).is_some())
+        self.has_to_announce() || self.fresh.iter().any(|(_, word)| held(word).is_some())
+    }
+
+    /// Whether the log has to be told what the limits are.
+    pub fn has_to_announce(&self) -> bool {
+        let differs = self.common.configured != self.configured && !self.announced;
+        self.is_heard() && (differs || !self.common.begun)
     }
 
     /// What the log is to be asked, if anything is: the same until it is [taken](Self::taken) or
@@ -52,8 +59,7 @@ impl Replica {
             return None;
         }
         // Once: of two with other limits, the one that began last decides, and both keep to that.
-        let differs = self.common.configured != self.configured && !self.announced;
-        if (differs || !self.common.begun) && self.asked.is_empty() {
+        if self.has_to_announce() && self.asked.is_empty() {
             let (configured, start) = (Arc::clone(&self.configured), self.start);
             self.asked.push((self.clock.log(now), Word::Begun { configured, start }));
             self.stale = true;
@@ -173,7 +179,7 @@ impl Replica {
     }
 
     /// Whoever finds its own limits in the log has nothing to say when another changes them.
-    fn find_limits(&mut self) {
+    pub(super) fn find_limits(&mut self) {
         self.announced |= self.common.begun && self.common.configured == self.configured;
     }
 

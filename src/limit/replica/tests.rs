@@ -509,3 +509,38 @@ fn of_two_configurations_the_later_one_is_kept_to() {
         assert_eq!(first, Some((LIMIT / 2, 100)));
     }
 }
+
+/// A replica that is configured in another way while it runs tells the others, once, and all keep to
+/// that; those that are configured so later have nothing to say.
+#[test]
+fn a_replica_that_is_configured_anew_tells_the_others() {
+    let mut world = World::new(false);
+    assert!(world.take(0, 100).is_ok());
+    world.ask(0, true);
+    (0..3).for_each(|index| world.read(index, usize::MAX));
+    let mut next = quotas();
+    next[0] =
+        Constraint::new(Unit::Tokens, LIMIT * 2, Duration::from_secs(60), "minute", Mode::Bucket)
+            .expect("a constraint");
+    next.reverse();
+    let replica = &mut world.nodes[1].replica;
+    replica.reconfigure(&next, ColdStart::Full);
+    assert!(replica.has_to_announce() && replica.is_urgent());
+    world.ask(1, true);
+    let length = world.log.len();
+    for index in 0..3 {
+        world.read(index, usize::MAX);
+        world.nodes[index].replica.reconfigure(&next, ColdStart::Full);
+        assert!(!world.nodes[index].replica.has_to_announce(), "it is known");
+        world.ask(index, true);
+    }
+    assert_eq!(world.log.len(), length, "nobody repeats it");
+    let now = world.now;
+    for node in &mut world.nodes {
+        let (ledger, at, _) = node.replica.ledger(now);
+        let levels: Vec<_> = ledger.levels(at).collect();
+        let last = levels.last().map(|it| (it.quota.limit(), it.held, it.available));
+        let left = i64::try_from(LIMIT * 2 - 100).expect("small");
+        assert_eq!(last, Some((LIMIT * 2, 100, left)));
+    }
+}
