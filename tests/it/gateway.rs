@@ -17,6 +17,8 @@ mod polite;
 mod polite_ends;
 mod process;
 mod refused;
+mod reload;
+mod reload_process;
 mod retries;
 mod slow;
 mod storm;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
-use tidegate::config::{Config, Overrides};
-use tidegate::server::{Ended, Server};
+use tidegate::config::{Config, Origin, Overrides};
+use tidegate::server::{Ended, Reloader, Server};
 use tidegate::simulator::quota::{Limit, Name, Unit};
 use tidegate::simulator::{Latency, Options, OutputModel, Reservation, Simulator, Stats};
 use tokio::task::JoinHandle;
@@ -103,7 +103,18 @@ impl Gateway {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Self {
         let config = Config::parse(text, environment, &Overrides::default());
-        let server = Server::bind(Arc::new(config.expect("it is valid"))).expect("free ports");
+        Self::serve(Server::bind(Arc::new(config.expect("it is valid"))).expect("free ports"))
+    }
+
+    /// Starts one whose configuration can be read again.
+    pub(crate) fn start_from(origin: Origin) -> (Self, Reloader) {
+        let config = origin.read().expect("it is valid");
+        let server = Server::bind(Arc::new(config)).expect("free ports");
+        let reloader = server.reloader(origin);
+        (Self::serve(server), reloader)
+    }
+
+    fn serve(server: Server) -> Self {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
         let api = server.api_addr().expect("bound");
         let admin = server.admin_addr().expect("bound");

@@ -299,6 +299,20 @@ class FailingBatches(Scenario):
         super().stop()
 
 
+class BrokenConfig(Scenario):
+    """The configuration is overwritten with something that is none, and mended."""
+
+    alerts = ("TidegateConfigRefused",)
+
+    def push(self) -> None:
+        self.path = self.directory / "tidegate.toml"
+        self.right = self.path.read_text()
+        self.path.write_text(self.right + "\nnonsense = [\n")
+
+    def release(self) -> None:
+        self.path.write_text(self.right)
+
+
 class LockedStore(Scenario):
     """Something else has the database, so that nothing can be written to it."""
 
@@ -425,6 +439,7 @@ SCENARIOS = (
     HighEstimates,
     FailingUpstream,
     FailingBatches,
+    BrokenConfig,
     LockedStore,
     LostServer,
     HungGateway,
