@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod flags;
 mod healthcheck;
+mod keys;
 mod load;
 mod plan;
 mod serve;
@@ -40,6 +41,8 @@ enum Command {
     Batch(batch::Args),
     /// Check a configuration; print the effective one, every problem, or what it would change.
     Check(check::Args),
+    /// Make, list, replace and revoke callers' keys.
+    Keys(keys::Args),
     /// Count the tokens of a text on standard input, as a model's configured tokenizer does.
     Tokens(tokens::Args),
     /// Work out what a quota is good for: jobs, workers, pace, time and cost.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Batch(args) => batch::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Keys(args) => keys::run(args),
         Command::Tokens(args) => tokens::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Simulate(args) => simulate::run(*args),

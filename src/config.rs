@@ -15,6 +15,7 @@ mod breaker;
 mod change;
 mod classes;
 mod env;
+mod keys;
 mod metrics;
 mod model;
 mod origin;
@@ -39,6 +40,7 @@ use std::time::Duration;
 pub use self::batch::Batch;
 pub use self::change::{Change, changes, changes_to};
 pub use self::classes::{Class, Classes};
+pub use self::keys::{Identity, KeysContext};
 pub use self::metrics::Metrics;
 pub use self::model::{Models, Profile, window_name};
 pub use self::origin::Origin;
@@ -80,7 +82,9 @@ pub struct Config {
     pub state: State,
     /// Files and batches of requests.
     pub batch: Batch,
-    /// The callers' own keys; empty to let every caller in.
+    /// Where callers' keys are besides.
+    pub identity: Identity,
+    /// The callers' keys, wherever they stand; see [`Self::lets_everybody_in`].
     pub keys: Vec<VirtualKey>,
     /// What is done about the output limits of some keys' callers, by the key's name.
     pub output_choices: BTreeMap<Arc<str>, OutputChoice>,

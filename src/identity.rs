@@ -3,29 +3,17 @@
 //! # Invariants
 //!
 //! - A key is never kept or shown: only its SHA-256 is, and of that only a few digits are shown.
-//! - Whether a key is right takes as long to find out whether it is nearly right or not at all.
+
+mod keys;
 
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
-/// A key that a caller of the gateway holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VirtualKey {
-    /// The tenant's name, for logs and metrics.
-    pub name: Arc<str>,
-    /// SHA-256 of the key.
-    pub digest: [u8; 32],
-    /// Whether its streams are kept alive while they wait, unless a request says otherwise.
-    pub heartbeats: bool,
-    /// Its share relative to other tenants.
-    pub weight: NonZeroU32,
-    /// Index of the class of its requests that name none.
-    pub class: Option<usize>,
-}
+pub use self::keys::{BadKey, Keys, ModelPattern, Previous, Terms, VirtualKey};
+use crate::time::Timestamp;
 
 /// Whose quota is spent: a digest of what identifies the account at the upstream.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
@@ -36,8 +24,10 @@ pub struct Account([u8; 32]);
 pub enum Access {
     /// Callers bring keys of the upstream; each key is an account of its own.
     PassThrough,
-    /// The gateway holds the one account; with keys configured, only their holders may use it.
-    Gateway(Vec<VirtualKey>),
+    /// The gateway holds the one account, and everybody may use it.
+    Open,
+    /// The gateway holds the one account, and only the holders of its keys may use it.
+    Keys(Keys),
 }
 
 /// A caller that may call.
@@ -55,11 +45,9 @@ pub struct Caller {
     pub weight: NonZeroU32,
     /// Index of the class of its requests that name none.
     pub class: Option<usize>,
+    /// What it may use; `None` for everything.
+    pub terms: Option<Arc<Terms>>,
 }
-
-/// The caller's key is missing or not one of those configured.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct UnknownKey;
 
 /// Whose something is that outlives the request that made it: enough to act for them later, and no
 /// key.
@@ -81,16 +69,28 @@ impl Owner {
 }
 
 impl Caller {
+    /// A caller of which no more is known than whose quota it spends.
+    const fn plain(tenant: Arc<str>, id: u64, account: Account) -> Self {
+        let weight = NonZeroU32::MIN;
+        Self { tenant, account, heartbeats: false, id, weight, class: None, terms: None }
+    }
+
     /// The caller as an owner.
     pub fn owner(&self) -> Owner {
         Owner { tenant: Arc::clone(&self.tenant), id: self.id, account: self.account }
     }
+
+    /// Whether it may use `model`.
+    pub fn may_use(&self, model: &str) -> bool {
+        self.terms.as_ref().is_none_or(|terms| terms.allow(model))
+    }
 }
 
-impl VirtualKey {
-    /// Its holder, as the queue knows them.
-    pub fn tenant(&self) -> u64 {
-        id(&self.digest)
+impl From<&VirtualKey> for Caller {
+    fn from(key: &VirtualKey) -> Self {
+        let VirtualKey { heartbeats, weight, class, ref terms, .. } = *key;
+        let plain = Self::plain(Arc::clone(&key.name), key.tenant(), Account::GATEWAY);
+        Self { heartbeats, weight, class, terms: terms.clone(), ..plain }
     }
 }
 
@@ -137,29 +137,24 @@ impl Access {
     pub fn operator(&self) -> Caller {
         let account = match self {
             Self::PassThrough => Account(Sha256::digest([]).into()),
-            Self::Gateway(_) => Account::GATEWAY,
+            Self::Open | Self::Keys(_) => Account::GATEWAY,
         };
-        Caller {
-            tenant: "operator".into(),
-            account,
-            heartbeats: false,
-            id: OPERATOR,
-            weight: NonZeroU32::MIN,
-            class: None,
-        }
+        Caller::plain("operator".into(), OPERATOR, account)
     }
 
-    /// Identifies the caller by the value of its `Authorization` header. Callers without a key of the
-    /// gateway's own are tenants by that value, and by what a trusted header says of them (`told`).
+    /// Identifies the caller by the value of its `Authorization` header, when it is `now` by the wall
+    /// clock. Callers without a key of the gateway's own are tenants by that value, and by what a
+    /// trusted header says of them (`told`).
     ///
     /// # Errors
     ///
-    /// [`UnknownKey`] if keys are configured and this is none of them.
+    /// [`BadKey`] if only holders of keys may call, and this is none of them.
     pub fn identify(
         &self,
         authorization: Option<&[u8]>,
         told: Option<&[u8]>,
-    ) -> Result<Caller, UnknownKey> {
+        now: Timestamp,
+    ) -> Result<Caller, BadKey> {
         let digest: [u8; 32] = Sha256::digest(bearer(authorization.unwrap_or_default())).into();
         let plain = |nobody: &str, account| {
             let named = told.map(|told| Sha256::new().chain_update(digest).chain_update(told));
@@ -167,22 +162,12 @@ impl Access {
             // Not the header's own words: they may be somebody's name.
             let unnamed = authorization.is_none() && told.is_none();
             let name = if unnamed { nobody.into() } else { Short::of(&tenant).as_str().into() };
-            let (id, weight) = (id(&tenant), NonZeroU32::MIN);
-            Ok(Caller { tenant: name, account, heartbeats: true, id, weight, class: None })
+            Ok(Caller { heartbeats: true, ..Caller::plain(name, id(&tenant), account) })
         };
         match self {
             Self::PassThrough => plain("anonymous", Account(digest)),
-            Self::Gateway(keys) if keys.is_empty() => plain("default", Account::GATEWAY),
-            Self::Gateway(keys) => {
-                // All of them are compared, whichever it is.
-                let found = keys.iter().fold(None, |found, key| {
-                    if bool::from(key.digest.ct_eq(&digest)) { Some(key) } else { found }
-                });
-                let key = found.ok_or(UnknownKey)?;
-                let (tenant, account) = (Arc::clone(&key.name), Account::GATEWAY);
-                let VirtualKey { heartbeats, weight, class, .. } = *key;
-                Ok(Caller { tenant, account, heartbeats, id: id(&digest), weight, class })
-            }
+            Self::Open => plain("default", Account::GATEWAY),
+            Self::Keys(keys) => keys.open(&digest, now).map(Caller::from),
         }
     }
 
@@ -194,28 +179,25 @@ impl Access {
         match self {
             _ if tenant == OPERATOR => "operator".to_owned(),
             Self::PassThrough if tenant == id(&nobody) => "anonymous".to_owned(),
-            Self::Gateway(keys) if keys.is_empty() && tenant == id(&nobody) => "default".to_owned(),
-            Self::PassThrough => digits(),
-            Self::Gateway(keys) => {
-                let key = keys.iter().find(|key| key.tenant() == tenant);
-                key.map_or_else(digits, |key| key.name.to_string())
-            }
+            Self::Open if tenant == id(&nobody) => "default".to_owned(),
+            Self::PassThrough | Self::Open => digits(),
+            Self::Keys(keys) => keys.tenant(tenant).map_or_else(digits, |key| key.name.to_string()),
         }
     }
 
-    /// The caller that an owner was, if it may still call: its key may have been removed since, or
-    /// the gateway have got an account of its own.
-    pub fn again(&self, owner: &Owner) -> Option<Caller> {
+    /// The caller that an owner was, if it may still call `now`: its key may have been removed or
+    /// revoked since, or the gateway have got an account of its own.
+    pub fn again(&self, owner: &Owner, now: Timestamp) -> Option<Caller> {
         let Owner { tenant, id, account } = owner.clone();
-        let plain =
-            Caller { tenant, account, heartbeats: false, id, weight: NonZeroU32::MIN, class: None };
+        let plain = Caller::plain(tenant, id, account);
         match self {
             Self::PassThrough => account.is_callers().then_some(plain),
-            Self::Gateway(_) if account.is_callers() => None,
-            Self::Gateway(keys) if keys.is_empty() || id == OPERATOR => Some(plain),
-            Self::Gateway(keys) => {
-                let VirtualKey { weight, class, .. } = keys.iter().find(|it| it.tenant() == id)?;
-                Some(Caller { weight: *weight, class: *class, ..plain })
+            Self::Open | Self::Keys(_) if account.is_callers() => None,
+            Self::Open => Some(plain),
+            Self::Keys(_) if id == OPERATOR => Some(plain),
+            Self::Keys(keys) => {
+                let key = keys.tenant(id).filter(|key| key.check(now).is_ok())?;
+                Some(Caller { heartbeats: false, ..Caller::from(key) })
             }
         }
     }
@@ -253,82 +235,4 @@ impl Short {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(name: &str, key: &str) -> VirtualKey {
-        VirtualKey {
-            name: name.into(),
-            digest: Sha256::digest(key).into(),
-            heartbeats: true,
-            weight: NonZeroU32::MIN,
-            class: None,
-        }
-    }
-
-    #[test]
-    fn the_holder_of_a_configured_key_is_its_tenant() {
-        let access = Access::Gateway(vec![key("a", "key-a"), key("b", "key-b")]);
-        let tenant =
-            |header: &[u8]| access.identify(Some(header), None).map(|it| it.tenant.to_string());
-        assert_eq!(tenant(b"Bearer key-b"), Ok("b".to_owned()));
-        assert_eq!(tenant(b"bearer  key-a "), Ok("a".to_owned()));
-        for wrong in [&b"Bearer key-"[..], b"Bearer key-aa", b"Bearer", b"", b"\xff\xfe"] {
-            assert_eq!(tenant(wrong), Err(UnknownKey), "{wrong:?}");
-        }
-        assert!(access.identify(None, None).is_err());
-    }
-
-    #[test]
-    fn a_number_is_told_by_the_name_that_its_tenant_goes_by() {
-        let keys = vec![key("a", "key-a"), key("b", "key-b")];
-        for access in [Access::PassThrough, Access::Gateway(vec![]), Access::Gateway(keys)] {
-            for header in [None, Some(&b"Bearer key-b"[..])] {
-                let Ok(caller) = access.identify(header, None) else { continue };
-                assert_eq!(access.name_of(caller.id), &*caller.tenant, "{header:?}");
-            }
-            let operator = access.operator();
-            assert_eq!(access.name_of(operator.id), &*operator.tenant);
-        }
-    }
-
-    #[test]
-    fn an_owner_is_the_caller_again_while_it_may_call() {
-        let keys = vec![key("a", "key-a"), VirtualKey { weight: nonzero(3), ..key("b", "key-b") }];
-        let access = Access::Gateway(keys.clone());
-        let caller = access.identify(Some(b"Bearer key-b"), None).unwrap();
-        let again = access.again(&caller.owner()).unwrap();
-        assert_eq!((again.id, again.weight), (caller.id, nonzero(3)));
-        assert_eq!(again.account.quota("m"), caller.account.quota("m"));
-        let without = Access::Gateway(keys[..1].to_vec());
-        assert!(without.again(&caller.owner()).is_none(), "its key was removed");
-        let operator = access.operator();
-        assert_eq!(access.again(&operator.owner()).unwrap().account, caller.account);
-        assert!(Access::PassThrough.again(&Access::PassThrough.operator().owner()).is_some());
-        let own = Access::PassThrough.identify(Some(b"Bearer own"), None).unwrap();
-        assert_eq!(Access::PassThrough.again(&own.owner()).unwrap().account, own.account);
-        assert!(access.again(&own.owner()).is_none(), "it paid for itself, and would not now");
-        assert!(Access::PassThrough.again(&caller.owner()).is_none(), "who would pay?");
-        let kept = Account::from_bytes(own.account.to_bytes());
-        assert_eq!(kept, own.account);
-    }
-
-    fn nonzero(number: u32) -> NonZeroU32 {
-        NonZeroU32::new(number).unwrap()
-    }
-
-    #[test]
-    fn accounts_and_models_have_quotas_of_their_own() {
-        let caller =
-            |header: &str| Access::PassThrough.identify(Some(header.as_bytes()), None).unwrap();
-        let (one, other) = (caller("Bearer k-one"), caller("Bearer k-other"));
-        assert_eq!(caller("bearer k-one").account, one.account);
-        assert_ne!(one.account.quota("m"), other.account.quota("m"));
-        assert_ne!(one.account.quota("m"), one.account.quota("n"));
-        let shared = Access::Gateway(Vec::new());
-        let [a, b] =
-            ["Bearer x", "Bearer y"].map(|it| shared.identify(Some(it.as_bytes()), None).unwrap());
-        assert_eq!(a.account, b.account, "one account, whoever calls");
-        assert!(!format!("{one:?}").contains("k-one"), "a key is never shown");
-    }
-}
+mod tests;

@@ -62,12 +62,12 @@ use self::trace::{Asked, Target};
 use self::upstream::{Failure, Outgoing, Upstream};
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
-use crate::identity::{Access, Caller, Owner};
+use crate::identity::{Access, BadKey, Caller, Owner};
 use crate::metrics::{Metrics, Outcome, UpstreamFailure};
 use crate::store::history::History;
 use crate::store::local::Learned;
 use crate::telemetry::traces::Traces;
-use crate::time::Epoch;
+use crate::time::{self, Epoch};
 use crate::usage::{Calibration, Summary};
 
 /// Everything that requests share: one generation of the gateway, for one configuration.
@@ -109,7 +109,7 @@ impl Gateway {
     ) -> io::Result<Self> {
         let most = usize::try_from(config.admission.max_pools.get()).unwrap_or(usize::MAX);
         Ok(Self {
-            access: generation::access(&config),
+            access: config.access(),
             pools: Pools::new(most, epoch, tasks.clone()),
             tasks,
             upstream: Arc::new(Upstream::new(&config.upstream)?),
@@ -227,7 +227,7 @@ impl Gateway {
         }
         let told = self.config.admission.tenant_header.as_ref().and_then(|it| headers.get(it));
         let told = told.map(http::HeaderValue::as_bytes);
-        self.access.identify(first, told).map_err(|_| ProxyError::UnknownKey)
+        Ok(self.access.identify(first, told, time::wall())?)
     }
 
     /// Whoever runs the program.
@@ -242,7 +242,7 @@ impl Gateway {
 
     /// The caller that an owner was, if it may still call.
     pub fn caller_again(&self, owner: &Owner) -> Option<Caller> {
-        self.access.again(owner)
+        self.access.again(owner, time::wall())
     }
 
     /// Notes what an attempt says of the upstream's health.
@@ -291,7 +291,8 @@ async fn metered(
     }
     // No body is read for a stranger.
     let caller = match &inside {
-        Some(inside) => inside.caller(),
+        // Whose batch it is may have lost its key since.
+        Some(inside) => gateway.caller_again(inside.owner()).ok_or(BadKey::Revoked)?,
         None => gateway.identify(&head.headers)?,
     };
     record.note(|facts| facts.asked_by(&caller));

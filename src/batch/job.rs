@@ -183,9 +183,10 @@ impl Batches {
     async fn validate(&self, job: &Job, batch: Batch) -> Result<Step, NotNow> {
         let path = self.archive.path(&batch.input);
         let (config, endpoint) = (Arc::clone(self.gateway().config()), batch.record.endpoint);
+        let caller = self.gateway().caller_again(job.owner());
         let look = move || {
             let longest = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
-            validate(Lines::open(&path, longest)?, &endpoint, &config)
+            validate(Lines::open(&path, longest)?, &endpoint, &config, caller.as_ref())
         };
         let found = tokio::task::spawn_blocking(look).await.map_err(io::Error::other)??;
         let now = self.now();
@@ -224,7 +225,6 @@ impl Batches {
             let sending = Sending {
                 here: Arc::clone(self),
                 job: Arc::clone(job),
-                caller,
                 key,
                 endpoint: batch.record.endpoint.as_str().into(),
                 expires,

@@ -15,7 +15,6 @@ use super::Batches;
 use super::input::{Line, Request as Parts};
 use super::job::Job;
 use super::outcome::{Named, Outcome};
-use crate::identity::Caller;
 use crate::proxy::Inside;
 use crate::store::archive::Done;
 use crate::time::Timestamp;
@@ -38,7 +37,6 @@ const COMMIT_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Sending {
     pub(super) here: Arc<Batches>,
     pub(super) job: Arc<Job>,
-    pub(super) caller: Caller,
     pub(super) key: Option<HeaderValue>,
     pub(super) endpoint: Arc<str>,
     pub(super) expires: Timestamp,
@@ -134,7 +132,7 @@ impl Sending {
         let patience = self.expires.since(now);
         let class = self.here.config().class;
         let line = self.job.line(named.line);
-        let inside = Inside::new(self.caller.clone(), class, patience, line, place);
+        let inside = Inside::new(self.job.owner().clone(), class, patience, line, place);
         let mut request = Request::post(&*self.endpoint)
             .header(HOST, HeaderValue::from_static("batch"))
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

@@ -110,8 +110,9 @@ impl Named<'_> {
         let response = self.response(status, headers, &json);
         let done = self.done(false, Some(response), None, Counts::default());
         // What is refused for its content will be again; what for its account, its time or the
-        // upstream's trouble need not be.
-        let passes = matches!(status.as_u16(), 401 | 402 | 408 | 409 | 425 | 429 | 500..);
+        // upstream's trouble need not be. A key that the gateway itself takes no more is gone for good.
+        let passes = !(own && status == StatusCode::UNAUTHORIZED)
+            && matches!(status.as_u16(), 401 | 402 | 408 | 409 | 425 | 429 | 500..);
         if passes { Outcome::Failed(wait, what, done) } else { Outcome::Done(done) }
     }
 

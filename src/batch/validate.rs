@@ -7,6 +7,7 @@ use std::io::{self, BufRead};
 
 use super::input::{Line, Lines, Request};
 use crate::config::Config;
+use crate::identity::Caller;
 use crate::store::archive::LineProblem;
 use crate::usage::{BodyKind, Coding, Demand, Format};
 
@@ -28,7 +29,7 @@ pub(super) struct Validated {
     pub(super) problems: Vec<LineProblem>,
 }
 
-/// Looks at every line of a file whose requests are to go to `endpoint`.
+/// Looks at every line of a file whose requests `caller`, if it may still call, sends to `endpoint`.
 ///
 /// # Errors
 ///
@@ -37,6 +38,7 @@ pub(super) fn validate<R: BufRead>(
     mut lines: Lines<R>,
     endpoint: &str,
     config: &Config,
+    caller: Option<&Caller>,
 ) -> io::Result<Validated> {
     let most = config.batch.max_lines.get();
     let longest = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
@@ -54,7 +56,7 @@ pub(super) fn validate<R: BufRead>(
                 return Ok(found);
             }
             found.total += 1;
-            let judge = Judge { endpoint, config, longest };
+            let judge = Judge { endpoint, config, caller, longest };
             match judge.line(&line, &mut ids) {
                 Ok(model) => {
                     found.model.get_or_insert(model);
@@ -95,6 +97,7 @@ impl Ids {
 struct Judge<'a> {
     endpoint: &'a str,
     config: &'a Config,
+    caller: Option<&'a Caller>,
     longest: usize,
 }
 
@@ -161,6 +164,11 @@ impl Judge<'_> {
         }
         if self.config.models.profile(&demand.model).is_none() {
             let message = "the model is not configured on this gateway".to_owned();
+            return fail("model_not_found", message, Some("body.model"));
+        }
+        if self.caller.is_some_and(|caller| !caller.may_use(&demand.model)) {
+            let message =
+                "the model does not exist here, or this API key may not use it".to_owned();
             return fail("model_not_found", message, Some("body.model"));
         }
         Ok(demand.model)

@@ -94,7 +94,7 @@ fn reload_on_changes(
 
 /// A key that anybody can spend is a mistake worth a line.
 fn warn_if_open(config: &Config) {
-    let open = !config.server.listen.ip().is_loopback() && config.keys.is_empty();
+    let open = !config.server.listen.ip().is_loopback() && config.lets_everybody_in();
     if open && config.upstream.api_key.is_some() {
         tracing::warn!(
             listen = %config.server.listen,

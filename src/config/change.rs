@@ -57,6 +57,7 @@ const KEYS: [(&str, Taken); 31] = [
     ("batch.max_in_flight", Taken::AtStart),
     ("batch.max_attempts", Taken::Live),
     ("batch.keep", Taken::Live),
+    ("identity", Taken::Live),
     ("keys", Taken::Live),
     ("models", Taken::Live),
     ("shared", Taken::AtStart),

@@ -12,6 +12,7 @@ const SECTIONS: [&str; 11] = [
     "server",
     "upstream",
     "admission",
+    "identity",
     "retry",
     "breaker",
     "log",

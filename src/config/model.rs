@@ -222,7 +222,11 @@ impl Draft {
 }
 
 /// Reads a list of limits.
-fn limits(path: &str, nodes: Vec<Node>, problems: &RefCell<Vec<Problem>>) -> Vec<Constraint> {
+pub(super) fn limits(
+    path: &str,
+    nodes: Vec<Node>,
+    problems: &RefCell<Vec<Problem>>,
+) -> Vec<Constraint> {
     let mut limits: Vec<Constraint> = Vec::new();
     for (index, node) in nodes.into_iter().enumerate() {
         let mut section = Section::of(&format!("{path}[{index}]"), node, problems);

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Config, LogFormat, OutputChoice, Profile, ReloadOn, Shared, Traces};
+use super::{Class, Classes, Config, LogFormat, OutputChoice, Profile, ReloadOn, Shared, Traces};
+use crate::identity::VirtualKey;
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
+use crate::time::Timestamp;
 use crate::usage::Tokenizer;
 
 pub(super) fn to_table(config: &Config) -> Table {
@@ -21,6 +23,7 @@ pub(super) fn to_table(config: &Config) -> Table {
         metrics,
         state,
         batch,
+        identity,
         keys,
         output_choices,
         models,
@@ -83,6 +86,7 @@ pub(super) fn to_table(config: &Config) -> Table {
                 ("keep_place", span(admission.keep_place)),
             ]),
         ),
+        ("identity", table([("keys_file", path(identity.keys_file.as_deref()))])),
         (
             "classes",
             Value::Table(classes.all().iter().map(|it| (it.name.to_string(), class(it))).collect()),
@@ -161,28 +165,57 @@ pub(super) fn to_table(config: &Config) -> Table {
     if let Some(section) = collector {
         root.insert("traces".to_owned(), traces(section));
     }
-    if !keys.is_empty() {
-        let keys = keys.iter().map(|key| {
-            let hex: String = key.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            let mut entry = Table::new();
-            if let Some(class) = key.class {
-                entry.insert("class".to_owned(), class_name(class));
-            }
-            let fixed = [
-                ("name", text(&key.name)),
-                ("hash", text(&format!("sha256:{hex}"))),
-                ("heartbeats", Value::Boolean(key.heartbeats)),
-                ("weight", int(key.weight.get())),
-            ];
-            entry.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
-            if let Some(choice) = output_choices.get(&key.name) {
-                entry.extend(choice.entries().map(|(name, value)| (name.to_owned(), value)));
-            }
-            Value::Table(entry)
-        });
-        root.insert("keys".to_owned(), Value::Array(keys.collect()));
+    // Those of the keys' file are shown by its name: both together would be there twice.
+    let own = keys.iter().filter(|key| !key.in_keys_file);
+    let own = own.map(|it| key(it, classes, output_choices.get(&it.name).copied()));
+    let own: Vec<_> = own.collect();
+    if !own.is_empty() {
+        root.insert("keys".to_owned(), Value::Array(own));
     }
     root
+}
+
+fn key(key: &VirtualKey, classes: &Classes, output: Option<OutputChoice>) -> Value {
+    let hash = |digest: &[u8; 32]| {
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        text(&format!("sha256:{hex}"))
+    };
+    let Value::Table(mut entry) = table([
+        ("name", text(&key.name)),
+        ("hash", hash(&key.digest)),
+        ("heartbeats", Value::Boolean(key.heartbeats)),
+        ("weight", int(key.weight.get())),
+        ("revoked", Value::Boolean(key.revoked)),
+    ]) else {
+        return Value::Table(Table::new());
+    };
+    let mut add = |name: &str, value| entry.insert(name.to_owned(), value);
+    if let Some(class) = key.class {
+        add("class", text(&classes.all()[class].name));
+    }
+    if let Some(at) = key.expires {
+        add("expires", instant(at));
+    }
+    if !key.previous.is_empty() {
+        let previous = key.previous.iter();
+        let previous = previous
+            .map(|it| table([("hash", hash(&it.digest)), ("expires", instant(it.expires))]));
+        add("previous", Value::Array(previous.collect()));
+    }
+    if let Some(terms) = &key.terms {
+        if !terms.models.is_empty() {
+            add("models", Value::Array(terms.models.iter().map(text).collect()));
+        }
+        if !terms.limits.is_empty() {
+            add("limits", Value::Array(terms.limits.iter().map(limit).collect()));
+        }
+        if let Some(most) = terms.max_concurrent {
+            add("max_concurrent", int(most.get()));
+        }
+    }
+    let output = output.into_iter().flat_map(OutputChoice::entries);
+    entry.extend(output.map(|(name, value)| (name.to_owned(), value)));
+    Value::Table(entry)
 }
 
 /// A URL that came from a reference is shown as that, and so is the login within it.
@@ -291,6 +324,10 @@ fn text(value: &impl ToString) -> Value {
 
 fn path(value: Option<&Path>) -> Value {
     text(&value.map_or_else(String::new, |it| it.display().to_string()))
+}
+
+fn instant(at: Timestamp) -> Value {
+    Value::String(String::from_utf8_lossy(&at.rfc3339()).into_owned())
 }
 
 fn int(value: impl Into<u64>) -> Value {

@@ -2,10 +2,8 @@
 //! has its reason in `config/full.toml`, which a test compares with them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -14,25 +12,20 @@ use rustls::pki_types::pem::PemObject;
 use super::batch::batch;
 use super::breaker::breaker;
 use super::classes::{self, Classes};
+use super::keys;
 use super::metrics::metrics;
 use super::model::models;
 use super::section::Section;
 use super::shared::shared;
-use super::sizing::OutputChoice;
-use super::source::{Node, Problem, Table};
+use super::source::{Problem, Table};
 use super::state;
 use super::tokenizers::Tokenizers;
 use super::traces::traces;
 use super::value::{Bytes, Secret};
 use super::{Admission, Config, Log, LogFormat, ReloadOn, Retry, Server, Upstream};
-use crate::identity::VirtualKey;
 use crate::limit::ColdStart;
 
 const KIB: u64 = 1 << 10;
-
-/// A tenant's charge is kept in 2^-20 tokens over its weight: with weights up to here the smallest
-/// request is still charged to a thousandth.
-const MOST_WEIGHT: u32 = 1_000;
 
 /// A constant that is not zero, as its type says.
 const fn nonzero(value: u32) -> NonZeroU32 {
@@ -67,14 +60,15 @@ pub(super) fn config(
     let metrics = metrics(root.section("metrics"));
     let state = state::state(root.section("state"));
     let batch = batch(root.section("batch"), &classes);
-    let mut output_choices = BTreeMap::new();
-    let nodes = root.list("keys").unwrap_or_default();
-    let keys = keys(nodes, &classes, &mut output_choices, &found);
+    let mut files = Vec::new();
+    let keys::Said { identity, keys, output_choices } =
+        keys::keys(&mut root, &classes, directory, &mut files);
     let tokenizers = Tokenizers::new(directory);
     let models = models(root.section("models"), &tokenizers);
     let shared = shared(root.section("shared"), environment);
     let traces = traces(root.section("traces"), environment);
-    if !keys.is_empty() && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
+    let callers = !keys.is_empty() || identity.keys_file.is_some();
+    if callers && upstream.as_ref().is_some_and(|it| it.api_key.is_none()) {
         let message = "callers' keys need `upstream.api_key`: without it the callers' own \
                        Authorization goes to the upstream";
         root.problem("keys", message);
@@ -82,7 +76,7 @@ pub(super) fn config(
     root.finish();
     *problems = found.into_inner();
     let (server, upstream) = (server?, upstream?);
-    let mut files = tokenizers.files();
+    files.extend(tokenizers.files());
     let secret = upstream.api_key.as_ref().map(Secret::reference);
     files.extend(secret.and_then(file));
     let references = shared.as_ref().map(|it| it.servers.references()).unwrap_or_default();
@@ -99,6 +93,7 @@ pub(super) fn config(
         metrics,
         state,
         batch,
+        identity,
         keys,
         output_choices,
         models,
@@ -273,75 +268,6 @@ fn log(mut section: Section<'_>) -> Log {
     let requests = section.get_or("requests", true);
     section.finish();
     Log { level, format, requests }
-}
-
-fn keys(
-    nodes: Vec<Node>,
-    classes: &Classes,
-    output_choices: &mut BTreeMap<Arc<str>, OutputChoice>,
-    problems: &RefCell<Vec<Problem>>,
-) -> Vec<VirtualKey> {
-    let (mut names, mut digests) = (BTreeSet::new(), BTreeSet::new());
-    let mut keys = Vec::new();
-    for (index, node) in nodes.into_iter().enumerate() {
-        let mut section = Section::of(&format!("keys[{index}]"), node, problems);
-        let name = section.require::<String>("name");
-        let hash = section.require::<String>("hash");
-        let digest = hash.and_then(|hash| {
-            let digest = hash.strip_prefix("sha256:").and_then(sha256);
-            if digest.is_none() {
-                // Not quoted: it may be the key itself.
-                section.problem("hash", "\"sha256:\" and 64 hexadecimal digits are expected");
-            }
-            digest
-        });
-        if let Some(name) = &name {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-                section.problem("name", "1 to 64 of letters, digits, '-', '_' and '.' expected");
-            } else if !names.insert(name.clone()) {
-                section.problem("name", format!("{name} is there twice"));
-            }
-        }
-        if digest.is_some_and(|digest| !digests.insert(digest)) {
-            section.problem("hash", "is another key's: nobody could tell the two apart");
-        }
-        let heartbeats = section.get_or("heartbeats", true);
-        let weight = section.get_or("weight", nonzero(1));
-        if weight.get() > MOST_WEIGHT {
-            section.problem("weight", format!("at most {MOST_WEIGHT}, got {weight}"));
-        }
-        let class = section.get::<String>("class").and_then(|name| {
-            let class = classes.index(&name);
-            if class.is_none() {
-                let message = format!("one of {} is expected, got {name:?}", classes.listed());
-                section.problem("class", message);
-            }
-            class
-        });
-        let output = OutputChoice::read(&mut section);
-        section.finish();
-        if let (Some(name), Some(digest)) = (name, digest) {
-            let name: Arc<str> = name.into();
-            if !output.is_empty() {
-                output_choices.insert(Arc::clone(&name), output);
-            }
-            keys.push(VirtualKey { name, digest, heartbeats, weight, class });
-        }
-    }
-    keys
-}
-
-/// 32 bytes from 64 hexadecimal digits.
-fn sha256(hex: &str) -> Option<[u8; 32]> {
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    let mut digest = [0; 32];
-    for (index, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    Some(digest)
 }
 
 /// A duration above zero.

@@ -79,6 +79,8 @@ pub(super) enum Kind {
     Integer(i64),
     Float(f64),
     Bool(bool),
+    /// A date, or an instant, as it is written.
+    Datetime(String),
     Other,
     Array(Vec<Node>),
     Table(Table),
@@ -166,7 +168,7 @@ impl Lines<'_> {
                 .map_or(Kind::Other, Kind::Integer),
             DeValue::Float(float) => float.as_str().parse().map_or(Kind::Other, Kind::Float),
             DeValue::Boolean(boolean) => Kind::Bool(*boolean),
-            DeValue::Datetime(_) => Kind::Other,
+            DeValue::Datetime(at) => Kind::Datetime(at.to_string()),
             DeValue::Table(table) => Kind::Table(self.table(table)),
             DeValue::Array(array) => Kind::Array(
                 array

@@ -6,6 +6,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use super::source::{Kind, Node};
+use crate::time::Timestamp;
 
 /// A value that a node can be read as.
 pub(super) trait FromNode: Sized {
@@ -83,6 +84,7 @@ impl Kind {
             Self::Integer(integer) => integer.to_string(),
             Self::Float(float) => float.to_string(),
             Self::Bool(boolean) => boolean.to_string(),
+            Self::Datetime(text) => text.clone(),
             Self::Other => "something else".to_owned(),
             Self::Array(_) => "a list".to_owned(),
             Self::Table(_) => "a table".to_owned(),
@@ -143,6 +145,19 @@ impl FromNode for Duration {
         let expected =
             "a duration with its unit is expected, such as \"500ms\", \"30s\" or \"10m\"";
         text.ok_or_else(|| format!("{expected}, got {}", shown(&node.kind)))
+    }
+}
+
+impl FromNode for Timestamp {
+    fn from_node(node: Node) -> Result<Self, String> {
+        let at = match &node.kind {
+            Kind::String(text) | Kind::Untyped(text) | Kind::Datetime(text) => {
+                Self::parse_rfc3339(text)
+            }
+            _ => None,
+        };
+        let expected = "an instant is expected, such as \"2027-01-01T00:00:00Z\"";
+        at.ok_or_else(|| format!("{expected}, got {}", shown(&node.kind)))
     }
 }
 
@@ -262,6 +277,18 @@ pub(super) fn shown(kind: &Kind) -> String {
         Kind::String(text) | Kind::Untyped(text) => format!("{text:?}"),
         kind => kind.describe(),
     }
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+pub(super) fn sha256(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(digest)
 }
 
 /// Text with `%40` for `@` and the like.

@@ -292,13 +292,7 @@ mod tests {
 
     #[test]
     fn holders_of_keys_are_named_from_the_start_and_first() {
-        let key = |name: &str, digit: u8| VirtualKey {
-            name: name.into(),
-            digest: [digit; 32],
-            heartbeats: true,
-            weight: std::num::NonZeroU32::MIN,
-            class: None,
-        };
+        let key = |name: &str, digit: u8| VirtualKey::new(name, [digit; 32]);
         let keys = [key("team-a", 1), key("team-b", 2), key("team-c", 3)];
         let metrics = TenantMetrics::new(&keys, 2);
         assert_eq!(names(&metrics), [NONE, OTHER, "team-a", "team-b"]);

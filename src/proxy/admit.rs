@@ -165,6 +165,9 @@ impl Ask {
         let config = &gateway.config;
         let most = usize::try_from(config.server.max_body_bytes.get()).unwrap_or(usize::MAX);
         let mut demand = Demand::read(kind, body, most)?;
+        if !caller.may_use(&demand.model) {
+            return Err(ProxyError::NotYourModel);
+        }
         let profile = config.models.profile(&demand.model).ok_or(ProxyError::UnknownModel)?;
         let sdk = sdk_timeout(headers);
         let beats = Beats::plan(headers, caller, &demand, &config.admission, sdk)?;

@@ -11,6 +11,7 @@ use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::identity::BadKey;
 use crate::metrics::Outcome;
 use crate::proxy::headers;
 use crate::usage::{BodyError, Unsupported};
@@ -74,9 +75,18 @@ pub enum ProxyError {
     /// The caller has no valid key.
     #[error("wrong API key")]
     UnknownKey,
+    /// The time of the caller's key is over.
+    #[error("this API key has expired")]
+    ExpiredKey,
+    /// The caller's key was revoked.
+    #[error("this API key has been revoked")]
+    RevokedKey,
     /// The model has no profile.
     #[error("the model is not configured on this gateway")]
     UnknownModel,
+    /// The caller's key is not good for the model.
+    #[error("the model does not exist here, or this API key may not use it")]
+    NotYourModel,
     /// It costs more than a limit allows at all.
     #[error("{0}")]
     AboveLimit(String),
@@ -136,6 +146,16 @@ pub enum ProxyError {
     Internal,
 }
 
+impl From<BadKey> for ProxyError {
+    fn from(bad: BadKey) -> Self {
+        match bad {
+            BadKey::Unknown => Self::UnknownKey,
+            BadKey::Expired => Self::ExpiredKey,
+            BadKey::Revoked => Self::RevokedKey,
+        }
+    }
+}
+
 /// Why the gateway does not do what it was asked to with files and batches.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{message}")]
@@ -177,6 +197,7 @@ pub struct Kind {
 const INVALID: &str = "invalid_request_error";
 const TOO_MANY: &str = "too_many_requests_error";
 const SERVER: &str = "server_error";
+const UNAUTHORIZED: &str = "authentication_error";
 
 impl ProxyError {
     /// Status, type, code and outcome.
@@ -204,10 +225,12 @@ impl ProxyError {
             Self::Format(_) => (415, INVALID, "unsupported_media_type", Outcome::Invalid),
             Self::BodyTimeout => (408, INVALID, "request_timeout", Outcome::Invalid),
             Self::BodyBroken => (400, INVALID, "wrong_api_format", Outcome::ClientGone),
-            Self::UnknownKey => {
-                (401, "authentication_error", "wrong_api_key", Outcome::Unauthorized)
+            Self::UnknownKey => (401, UNAUTHORIZED, "wrong_api_key", Outcome::Unauthorized),
+            Self::ExpiredKey => (401, UNAUTHORIZED, "expired_api_key", Outcome::Unauthorized),
+            Self::RevokedKey => (401, UNAUTHORIZED, "revoked_api_key", Outcome::Unauthorized),
+            Self::UnknownModel | Self::NotYourModel => {
+                (404, "not_found_error", "model_not_found", Outcome::Invalid)
             }
-            Self::UnknownModel => (404, "not_found_error", "model_not_found", Outcome::Invalid),
             Self::AboveLimit(_) => (413, INVALID, "above_limit", Outcome::AboveLimit),
             Self::QueueFull { .. } => (429, TOO_MANY, "queue_full", Outcome::QueueFull),
             Self::WaitExceeded { .. } => (429, TOO_MANY, "wait_exceeded", Outcome::WaitExceeded),
@@ -235,8 +258,8 @@ impl ProxyError {
             Self::Header { name, .. } => name,
             Self::Api(error) => error.param,
             Self::Host => "host",
-            Self::UnknownKey => "api_key",
-            Self::UnknownModel => "model",
+            Self::UnknownKey | Self::ExpiredKey | Self::RevokedKey => "api_key",
+            Self::UnknownModel | Self::NotYourModel => "model",
             Self::AboveLimit(_) | Self::QueueFull { .. } | Self::WaitExceeded { .. } => "quota",
             _ => "",
         }

@@ -106,7 +106,7 @@ impl Gateway {
             (Arc::clone(traces), Arc::new(Target::new(&config.upstream, provider)))
         });
         Ok(Self {
-            access: access(&config),
+            access: config.access(),
             metrics: Arc::clone(&self.metrics),
             pools: self.pools.clone(),
             upstream,
@@ -137,14 +137,6 @@ impl Gateway {
                 named.pool.reconfigure(pool_config(profile, config));
             }
         }
-    }
-}
-
-/// Who may call.
-pub(super) fn access(config: &Config) -> Access {
-    match &config.upstream.api_key {
-        None => Access::PassThrough,
-        Some(_) => Access::Gateway(config.keys.clone()),
     }
 }
 

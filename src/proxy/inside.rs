@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::identity::Caller;
+use crate::identity::Owner;
 use crate::proxy::trace::BatchLine;
 
 /// What is known of a request of the gateway's own. Its clones are one.
@@ -19,7 +19,7 @@ pub struct Inside(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
-    caller: Caller,
+    owner: Owner,
     class: usize,
     patience: Duration,
     line: BatchLine,
@@ -28,18 +28,18 @@ struct Known {
 }
 
 impl Inside {
-    /// A request of a batch's line for `caller` in a class (its index), which may wait so long. The
+    /// A request of a batch's line for `owner` in a class (its index), which may wait so long. The
     /// permit is given back when it is admitted for the first time, or has ended: one more may stand in
     /// line then.
     pub fn new(
-        caller: Caller,
+        owner: Owner,
         class: usize,
         patience: Duration,
         line: BatchLine,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let (place, admitted) = (Mutex::new(Some(place)), AtomicBool::new(false));
-        Self(Arc::new(Known { caller, class, patience, line, place, admitted }))
+        Self(Arc::new(Known { owner, class, patience, line, place, admitted }))
     }
 
     /// Whether it has been admitted: it may have been charged since.
@@ -47,8 +47,9 @@ impl Inside {
         self.0.admitted.load(Ordering::Acquire)
     }
 
-    pub(super) fn caller(&self) -> Caller {
-        self.0.caller.clone()
+    /// Whose it is.
+    pub(super) fn owner(&self) -> &Owner {
+        &self.0.owner
     }
 
     pub(super) fn class(&self) -> usize {

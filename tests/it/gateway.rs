@@ -8,6 +8,7 @@ mod estimate;
 mod explain;
 mod health;
 mod identity;
+mod keys;
 mod limits;
 mod observer;
 mod passing;
