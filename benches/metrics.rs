@@ -103,6 +103,7 @@ fn scrape(criterion: &mut Criterion) {
     let _inside = runtime.enter();
     let (epoch, access) = (Epoch::start(), Access::PassThrough);
     let pools = Pools::new(usize::from(POOLS), epoch, TaskTracker::new());
+    let tenants = Pools::new(0, epoch, TaskTracker::new());
     for pool in 0..POOLS {
         let mut key = [0; 16];
         key[..2].copy_from_slice(&pool.to_be_bytes());
@@ -110,7 +111,7 @@ fn scrape(criterion: &mut Criterion) {
     }
     let callers = (0..TENANTS).map(|number| {
         let authorization = format!("Bearer key-{number}");
-        access.identify(Some(authorization.as_bytes()), None).expect("anybody may")
+        access.identify(Some(authorization.as_bytes()), None, epoch.now()).expect("anybody may")
     });
     let callers: Vec<_> = callers.collect();
     let (_, full) = pools.all().swap_remove(0);
@@ -128,9 +129,9 @@ fn scrape(criterion: &mut Criterion) {
         for caller in &callers {
             metrics.tenants.count(Some((caller.id, &caller.tenant)), &SHARE);
         }
-        let bytes = metrics.render(&pools).len();
+        let bytes = metrics.render(&pools, &tenants).len();
         group.bench_function(format!("{named} named, {bytes} bytes"), |bencher| {
-            bencher.iter(|| metrics.render(black_box(&pools)));
+            bencher.iter(|| metrics.render(black_box(&pools), &tenants));
         });
     }
     group.finish();

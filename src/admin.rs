@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use self::events::Feed;
 use self::history::LastHour;
 pub use self::status::Status;
+use crate::admission::Pools;
 use crate::batch::Batches;
 use crate::proxy::{Current, Gateway};
 
@@ -86,17 +87,17 @@ fn fresh(answer: impl IntoResponse) -> Response {
 }
 
 async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    let text = gateway.metrics().render(gateway.pools());
+    let text = gateway.metrics().render(gateway.pools(), gateway.tenants());
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, format)], text).into_response()
 }
 
 /// Ready to be sent requests: not while draining, nor when a pool's timer has died.
 async fn readyz(State(gateway): State<Arc<Gateway>>) -> (StatusCode, &'static str) {
-    let stalled = || gateway.pools().all().iter().any(|(_, named)| named.pool.snapshot().stalled);
+    let stalled = |pools: &Pools| pools.all().iter().any(|(_, named)| named.pool.glance().stalled);
     if gateway.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if stalled() {
+    } else if stalled(gateway.pools()) || stalled(gateway.tenants()) {
         (StatusCode::SERVICE_UNAVAILABLE, "dispatch has stalled\n")
     } else {
         (StatusCode::OK, "ready\n")

@@ -313,8 +313,9 @@ impl Metrics {
         }
     }
 
-    /// Everything in the Prometheus text format, levels read from `pools` now.
-    pub fn render(&self, pools: &Pools) -> String {
+    /// Everything in the Prometheus text format, levels read from `pools` now, and what waits for limits
+    /// of its tenants' own from `tenants`.
+    pub fn render(&self, pools: &Pools, tenants: &Pools) -> String {
         let mut families = self.registry.gather();
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
@@ -322,7 +323,7 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&families, &mut text);
         let mut text = Text::after(String::from_utf8(text).unwrap_or_default());
         pools::write(&mut text, pools, &self.classes);
-        self.tenants.write(&mut text, pools);
+        self.tenants.write(&mut text, [pools, tenants]);
         text.into_string()
     }
 }

@@ -26,6 +26,7 @@ mod record;
 mod refusal;
 mod routes;
 mod stack;
+mod tenant;
 mod trace;
 mod turn;
 mod upstream;
@@ -57,6 +58,7 @@ use self::read::Budget;
 use self::record::Record;
 pub use self::routes::{app, only, prefixes};
 pub use self::stack::App;
+pub use self::tenant::TENANT;
 pub use self::trace::BatchLine;
 use self::trace::{Asked, Target};
 use self::upstream::{Failure, Outgoing, Upstream};
@@ -70,6 +72,10 @@ use crate::telemetry::traces::Traces;
 use crate::time::{self, Epoch};
 use crate::usage::{Calibration, Summary};
 
+/// Tenants with limits that have used some of them: twice as many as there may be keys, for those whose
+/// key was removed and whose use is not forgotten yet.
+const MOST_TENANTS: usize = 20_000;
+
 /// Everything that requests share: one generation of the gateway, for one configuration.
 ///
 /// A generation never changes. Another configuration makes another one ([`Current`]), of the same parts
@@ -80,6 +86,8 @@ pub struct Gateway {
     access: Access,
     metrics: Arc<Metrics>,
     pools: Pools,
+    /// Pools of tenants that have limits of their own.
+    tenants: Pools,
     upstream: Arc<Upstream>,
     bodies: Budget,
     retry_budget: Arc<TpsBudget>,
@@ -111,6 +119,7 @@ impl Gateway {
         Ok(Self {
             access: config.access(),
             pools: Pools::new(most, epoch, tasks.clone()),
+            tenants: Pools::new(MOST_TENANTS, epoch, tasks.clone()),
             tasks,
             upstream: Arc::new(Upstream::new(&config.upstream)?),
             bodies: Budget::new(
@@ -133,6 +142,7 @@ impl Gateway {
     /// The same, with the quotas of its pools shared with other replicas.
     #[must_use]
     pub fn shared_by(mut self, sharer: Arc<dyn Sharer>) -> Self {
+        self.tenants = self.tenants.shared_by(Arc::clone(&sharer));
         self.pools = self.pools.shared_by(sharer);
         self
     }
@@ -148,6 +158,7 @@ impl Gateway {
     /// The same, with what is done to its pools kept, and going on with what was learned before.
     #[must_use]
     pub fn kept_by(mut self, keeper: Arc<dyn Keeper>, learned: &[Learned]) -> Self {
+        self.tenants = self.tenants.kept_by(Arc::clone(&keeper));
         self.pools = self.pools.kept_by(keeper);
         for Learned { pool, tenant, blob } in learned.iter().filter(|it| !it.tenant.is_empty()) {
             // What this version cannot read is learned again.
@@ -175,6 +186,12 @@ impl Gateway {
     /// The pools.
     pub const fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// Pools of tenants that have limits of their own. They are neither an account's nor a model's, and
+    /// stand apart wherever pools are shown.
+    pub const fn tenants(&self) -> &Pools {
+        &self.tenants
     }
 
     /// What has been learned of the tenants of a pool, at most `most` of them.
@@ -205,6 +222,7 @@ impl Gateway {
     /// Admits nobody any more: who waits and whoever comes is refused.
     pub fn drain(&self) {
         self.draining.cancel();
+        self.tenants.close();
         self.pools.close();
     }
 

@@ -5,6 +5,7 @@
 //! - Bounded: the busiest pools, the tenants with most waiting or most used, the last refusals.
 
 mod pool;
+mod tenant;
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -13,6 +14,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use self::pool::PoolStatus;
+use self::tenant::TenantQuota;
+use crate::admission::pool::Snapshot;
+use crate::admission::pools::Named;
+use crate::admission::{PoolKey, Pools};
 use crate::batch::BatchStatus;
 use crate::metrics::{Outcome, Refusal};
 use crate::proxy::{Gateway, Told};
@@ -40,6 +45,8 @@ pub struct Status {
     pools: Vec<PoolStatus>,
     /// Pools that there are; more than are shown, if there are too many.
     pools_total: usize,
+    /// Tenants with limits of their own, as far as they have used any: the busiest of them.
+    tenants: Vec<TenantQuota>,
     today: Today,
     refusals: Vec<RefusalStatus>,
     pub(super) batches: Vec<BatchStatus>,
@@ -88,23 +95,16 @@ struct RefusalStatus {
 impl Status {
     /// The status now, without the batches.
     pub fn of(gateway: &Gateway) -> Self {
-        let mut all: Vec<_> = gateway
-            .pools()
-            .all()
-            .into_iter()
-            .map(|(key, named)| (named.pool.snapshot(), key, named))
-            .collect();
-        let pools_total = all.len();
-        if pools_total > MOST_POOLS {
-            all.sort_by_key(|(snapshot, key, _)| {
-                (Reverse(snapshot.queued as u64 + u64::from(snapshot.in_flight)), key.0)
-            });
-            all.truncate(MOST_POOLS);
-        }
+        let (all, pools_total) = busiest(gateway.pools());
         let pools =
             all.iter().map(|(snapshot, key, named)| PoolStatus::of(gateway, *key, named, snapshot));
         let mut pools: Vec<_> = pools.collect();
         pools.sort_by(|a, b| a.name().cmp(&b.name()));
+        let (tenants, _) = busiest(gateway.tenants());
+        let tenants =
+            tenants.iter().map(|(snapshot, key, named)| TenantQuota::of(*key, named, snapshot));
+        let mut tenants: Vec<_> = tenants.collect();
+        tenants.sort_by(|a, b| a.name().cmp(b.name()));
         let (metrics, epoch) = (gateway.metrics(), gateway.pools().epoch());
         let refusals = metrics.refusals.latest().into_iter();
         Self {
@@ -118,6 +118,7 @@ impl Status {
             body_bytes: metrics.body_bytes.get(),
             pools,
             pools_total,
+            tenants,
             today: Today::of(gateway),
             refusals: refusals
                 .map(|it| RefusalStatus::of(text(epoch.timestamp(it.at)), it))
@@ -133,6 +134,20 @@ impl ConfigStatus {
         let (refused_at, refused) = refused.map(|(at, why)| (text(at), why)).unzip();
         Self { generation, loaded_at: text(loaded), refused_at, refused }
     }
+}
+
+/// The pools with most to do, and how many there are.
+fn busiest(pools: &Pools) -> (Vec<(Snapshot, PoolKey, Arc<Named>)>, usize) {
+    let all = pools.all().into_iter();
+    let mut all: Vec<_> = all.map(|(key, named)| (named.pool.snapshot(), key, named)).collect();
+    let total = all.len();
+    if total > MOST_POOLS {
+        all.sort_by_key(|(snapshot, key, _)| {
+            (Reverse(snapshot.queued as u64 + u64::from(snapshot.in_flight)), key.0)
+        });
+        all.truncate(MOST_POOLS);
+    }
+    (all, total)
 }
 
 impl Today {

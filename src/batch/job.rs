@@ -15,9 +15,9 @@ use super::line::{Held, Sending};
 use super::object::Progress;
 use super::validate::validate;
 use super::{Batches, MEMORY_KIB};
-use crate::admission::PoolKey;
-use crate::identity::Owner;
-use crate::proxy::BatchLine;
+use crate::admission::{PoolKey, Pools};
+use crate::identity::{Owner, VirtualKey};
+use crate::proxy::{BatchLine, TENANT};
 use crate::store::archive::{Batch, LineProblem, Record, State, Trouble};
 use crate::telemetry::traces::Parent;
 use crate::time::Timestamp;
@@ -331,11 +331,11 @@ impl Batches {
         let waiting = AHEAD.saturating_sub(job.ahead.available_permits());
         let (active, to_retry) = (count(&job.active), count(&job.to_retry));
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).min(active);
-        let limited_by = record.model.as_ref().and_then(|model| {
-            let key = PoolKey(job.owner().account.quota(model));
-            let pools = self.gateway().pools().all();
-            let (_, named) = pools.iter().find(|(other, _)| *other == key)?;
-            named.pool.snapshot().bound.map(|bound| named.pool.name_of(bound))
+        let own = PoolKey(VirtualKey::quota(&job.owner().tenant));
+        let own = binding(self.gateway().tenants(), own).map(|bound| format!("{TENANT}{bound}"));
+        let limited_by = own.or_else(|| {
+            let key = PoolKey(job.owner().account.quota(record.model.as_ref()?));
+            binding(self.gateway().pools(), key)
         });
         Progress {
             waiting,
@@ -345,6 +345,13 @@ impl Batches {
             last_trouble: job.trouble.lock().clone(),
         }
     }
+}
+
+/// What the first in line of a pool waits for.
+fn binding(pools: &Pools, key: PoolKey) -> Option<String> {
+    let all = pools.all();
+    let (_, named) = all.iter().find(|(other, _)| *other == key)?;
+    named.pool.snapshot().bound.map(|bound| named.pool.name_of(bound))
 }
 
 async fn take(from: &Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {

@@ -120,12 +120,29 @@ impl TenantMetrics {
         }
     }
 
-    /// Writes what there is to know of tenants, and what they have waiting in the pools now.
-    pub(super) fn write(&self, text: &mut Text, pools: &Pools) {
+    /// Writes what there is to know of tenants, and what they have waiting now: in the accounts' pools,
+    /// and in their own.
+    pub(super) fn write(&self, text: &mut Text, [pools, own]: [&Pools; 2]) {
         let mut waiting: HashMap<u64, u64> = HashMap::new();
+        let (mut at_gates, own) = (0, own.all());
+        for (_, pool) in &own {
+            pool.pool.each_waiting(|id, queued| {
+                *waiting.entry(id).or_default() += queued as u64;
+                at_gates += queued as u64;
+            });
+        }
         for (_, pool) in pools.all() {
             pool.pool.each_waiting(|id, queued| *waiting.entry(id).or_default() += queued as u64);
         }
+        let none = Labels::new([]);
+        text.family(
+            (
+                "tidegate_tenant_limits_queue_depth",
+                "gauge",
+                "Requests waiting for limits of their tenants' own, before any pool.",
+            ),
+            |family| family.add(&none, at_gates),
+        );
         // Not while a pool is locked: whoever ends under that lock would wait for this one.
         let named = self.named.read();
         let known = named.iter().map(|(id, series)| (Arc::clone(series), waiting.remove(id)));
@@ -174,7 +191,7 @@ impl TenantMetrics {
             text,
             &all,
             "tidegate_tenant_queue_depth",
-            ("gauge", "Requests of a tenant waiting, in all pools."),
+            ("gauge", "Requests of a tenant waiting, in all pools and for its own limits."),
             |_, depth| depth,
         );
     }
@@ -243,7 +260,8 @@ mod tests {
 
     fn page(metrics: &TenantMetrics) -> String {
         let mut text = Text::default();
-        metrics.write(&mut text, &Pools::new(1, Epoch::start(), TaskTracker::new()));
+        let none = Pools::new(1, Epoch::start(), TaskTracker::new());
+        metrics.write(&mut text, [&none, &none]);
         text.into_string()
     }
 

@@ -20,6 +20,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::inside::Inside;
 use crate::proxy::learned::{Study, Subject};
 use crate::proxy::queued::Beats;
+use crate::proxy::tenant::Gate;
 use crate::usage::{BodyKind, Calibration, Demand, Estimate, OutputLimit};
 
 /// What is known of a request once its body has been read.
@@ -27,6 +28,8 @@ use crate::usage::{BodyKind, Calibration, Demand, Estimate, OutputLimit};
 pub(super) struct Ask {
     /// The pool that it goes through.
     pub(super) pool: Arc<Named>,
+    /// What it has to pass before, if its tenant has limits of its own.
+    pub(super) gate: Option<Gate>,
     /// What it costs.
     pub(super) price: Price,
     /// Whose request it is, and to what: what is learned of it is learned of this.
@@ -128,7 +131,7 @@ pub(super) fn prompt(
 
 /// What is held in each unit.
 pub(super) fn cost(profile: &Profile, estimate: Estimate, least: Estimate) -> Cost {
-    let held = |unit| within(profile, unit, estimate.total(), least.total());
+    let held = |unit| within(&profile.limits, unit, estimate.total(), least.total());
     Cost { requests: 1, tokens: held(Unit::Tokens), uncached: held(Unit::UncachedTokens) }
 }
 
@@ -177,6 +180,7 @@ impl Ask {
             .pools
             .get(key, &demand.model, make)
             .map_err(|_| ProxyError::Overloaded { what: "accounts and models" })?;
+        let gate = Gate::of(gateway, caller)?;
         // A client that is sent something from time to time does not run into its timeout.
         let sdk = sdk.filter(|_| beats.is_none());
         let sdk = sdk.map(|timeout| before_head(timeout, pool.pool.expected_head()));
@@ -203,6 +207,7 @@ impl Ask {
         let Admission { max_queued, max_queued_per_tenant, .. } = config.admission;
         let ask = Self {
             pool,
+            gate,
             price,
             subject,
             kind,
@@ -222,8 +227,8 @@ impl Ask {
 /// The tokens to hold in `unit`: the bound on what the request costs, but no more than the smallest
 /// limit if the request itself may be below that. A bound errs upwards; the upstream's own count
 /// decides.
-fn within(profile: &Profile, unit: Unit, bound: u64, least: u64) -> u64 {
-    let limits = profile.limits.iter().filter(|quota| quota.unit() == unit);
+pub(super) fn within(limits: &[Constraint], unit: Unit, bound: u64, least: u64) -> u64 {
+    let limits = limits.iter().filter(|quota| quota.unit() == unit);
     match limits.map(Constraint::limit).min() {
         Some(limit) if least <= limit => bound.min(limit),
         _ => bound,

@@ -1,6 +1,6 @@
 //! The answer's body on its way to the caller: untouched, and metered.
 //!
-//! The body owns the admission. Whatever ends it ends that too, once: the end of the answer settles
+//! The body owns the admissions. Whatever ends it ends those too, once: the end of the answer settles
 //! with the usage it reported, a break or a caller that goes away charges what was held, and either
 //! way the permit is free when the last byte is.
 
@@ -17,11 +17,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::admission::Admitted;
 use crate::admission::recent::Failure;
 use crate::limit::{Cost, Spent};
 use crate::metrics::{Outcome, observe};
 use crate::proxy::record::Record;
+use crate::proxy::tenant::Passage;
 use crate::proxy::trace::Trace;
 use crate::usage::{Meter, Seen};
 
@@ -119,7 +119,7 @@ pub(super) struct Metered {
 
 /// What has to be done, once, when the answer ends.
 struct Ending {
-    admitted: Admitted,
+    passage: Passage,
     record: Arc<Record>,
 }
 
@@ -130,7 +130,7 @@ impl Metered {
         headers: &HeaderMap,
         idle: Duration,
         sent_at: Instant,
-        admitted: Admitted,
+        passage: Passage,
         record: Arc<Record>,
     ) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -153,7 +153,7 @@ impl Metered {
             first_token: false,
             streamed: content_type.is_some_and(|it| it.starts_with("text/event-stream")),
             open: false,
-            ending: Some(Ending { admitted, record }),
+            ending: Some(Ending { passage, record }),
         }
     }
 
@@ -188,7 +188,7 @@ impl Metered {
     }
 
     fn end(&mut self, broken: Option<Outcome>) {
-        let Some(Ending { admitted, record }) = self.ending.take() else { return };
+        let Some(Ending { passage, record }) = self.ending.take() else { return };
         self.meter.finish();
         let seen = self.meter.seen();
         let metrics = record.metrics();
@@ -204,9 +204,10 @@ impl Metered {
             _ => None,
         };
         if let Some(failure) = failure {
-            admitted.pool().recent().failed(failure, admitted.pool().now());
+            let pool = passage.account.pool();
+            pool.recent().failed(failure, pool.now());
         }
-        let held = admitted.cost().tokens;
+        let held = passage.cost().tokens;
         let whole = outcome == Outcome::Completed;
         let (mut study, mut capped) = (None, false);
         record.note(|facts| {
@@ -237,13 +238,13 @@ impl Metered {
                 #[expect(clippy::cast_precision_loss, reason = "a ratio for a histogram")]
                 metrics.estimate_ratio.observe(held as f64 / usage.total.max(1) as f64);
                 let uncached = usage.total.saturating_sub(usage.cached);
-                admitted.settle(Spent::Exact(Cost { uncached, ..Cost::new(1, usage.total) }));
+                passage.settle(Spent::Exact(Cost { uncached, ..Cost::new(1, usage.total) }));
             }
             None => {
                 if broken.is_none() {
                     metrics.usage_missing.inc();
                 }
-                admitted.settle(Spent::Unknown);
+                passage.settle(Spent::Unknown);
             }
         }
         record.end(outcome);

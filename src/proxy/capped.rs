@@ -81,6 +81,9 @@ impl Ask {
         let Original { demand, body, price } = *original;
         self.price = price;
         (self.request.cost, self.request.fair) = (price.cost, price.fair);
+        if let Some(gate) = &mut self.gate {
+            gate.lowered = Arc::default();
+        }
         self.capped = None;
         Some((body, demand))
     }
@@ -105,9 +108,9 @@ impl Forward {
             facts.estimated = estimated;
             facts.study = Some(Study { book, subject, demand, counted: None });
         });
-        let second = match self.ask.pool.pool.ask(self.ask.request, None) {
+        let second = match self.stand(false) {
             // In a box: a request that is not asked for again shall not carry the room for it.
-            Ok(asked) => Box::pin(self.carry(&mut Turn::first(asked))).await,
+            Ok(wait) => Box::pin(self.carry(&mut Turn::first(wait))).await,
             Err(_) => None,
         };
         match second {

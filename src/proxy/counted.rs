@@ -13,25 +13,25 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::Semaphore;
 
-use crate::admission::{Asked, Repricer};
+use crate::admission::{Repricer, Waiting};
 use crate::proxy::admit::{cost, prompt};
 use crate::proxy::forward::Forward;
 use crate::proxy::record::Record;
+use crate::proxy::tenant::Gate;
 use crate::usage::{Demand, Estimate, Tokenizer};
 
 /// Counts at once: one for each core of a small machine, so that a full line does not take more.
 pub(super) const AT_ONCE: usize = 2;
 
 impl Forward {
-    /// Has the prompt counted, if the request has to wait.
-    pub(super) fn count_meanwhile(&self, asked: &Asked) {
-        let Asked::Wait(waiting) = asked else { return };
+    /// Has the prompt of a request counted that waits, at its tenant's gate or in the account's line.
+    pub(super) fn count_meanwhile(&self, waiting: &Waiting, gate: Option<&Gate>) {
         let mut demand = None;
         self.record.note(|facts| demand = facts.study.as_ref().map(|study| study.demand.clone()));
         let Some(demand) = demand else { return };
         let Some(profile) = self.gateway.config.models.profile(&demand.model) else { return };
         if let Some(tokenizer) = &profile.tokenizer {
-            let count = self.count(tokenizer.clone(), demand, waiting.repricer());
+            let count = self.count(tokenizer.clone(), demand, waiting.repricer(), gate.cloned());
             self.gateway.tasks.spawn(count);
         }
     }
@@ -41,6 +41,7 @@ impl Forward {
         tokenizer: Tokenizer,
         demand: Demand,
         repricer: Repricer,
+        gate: Option<Gate>,
     ) -> impl Future<Output = ()> + Send + 'static {
         // The request's end must not wait for this.
         let record = Arc::downgrade(&self.record);
@@ -68,7 +69,13 @@ impl Forward {
             let Some(profile) = gateway.config.models.profile(&demand.model) else { return };
             let prompt = prompt(profile, &known.lock(), &demand, Some(tokens));
             let estimate = Estimate { prompt, ..price.estimate };
-            if repricer.lower(cost(profile, estimate, price.least)) {
+            let at_account = cost(profile, estimate, price.least);
+            let here = gate.as_ref().map_or(at_account, |gate| gate.cost(estimate, price.least));
+            if let Some(gate) = gate.filter(|_| price.cost.exceeds(at_account)) {
+                // It is the first: what waits once is counted once.
+                let _ = gate.lowered.set(at_account);
+            }
+            if repricer.lower(here) {
                 gateway.metrics.estimates_lowered.inc();
                 note(&record, |record| record.note(|facts| facts.estimated = estimate.total()));
             }

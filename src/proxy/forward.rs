@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
 use crate::admission::recent::{self, TurnedAway};
-use crate::admission::{Admitted, Bound, Refused, Rejection};
+use crate::admission::{Bound, Refused, Rejection};
 use crate::metrics::{Outcome, RetryReason, observe};
 use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
@@ -29,6 +29,7 @@ use crate::proxy::pump::pump;
 use crate::proxy::read::Share;
 use crate::proxy::readings::Readings;
 use crate::proxy::record::Record;
+use crate::proxy::tenant::{Passage, Turned};
 use crate::proxy::trace::Trace;
 use crate::proxy::turn::{Turn, Wait};
 use crate::proxy::upstream::Outgoing;
@@ -58,10 +59,10 @@ pub(super) struct Forward {
     pub(super) _memory: Share,
 }
 
-/// An attempt that gave no answer to hand over. It still holds its admission: what becomes of that
+/// An attempt that gave no answer to hand over. It still holds its admissions: what becomes of that
 /// depends on whether the request is sent again.
 pub(super) struct Miss {
-    pub(super) admitted: Admitted,
+    pub(super) passage: Passage,
     /// What the caller gets if this was the last word.
     pub(super) answer: Result<Response, ProxyError>,
     /// What became of the request at the upstream.
@@ -81,10 +82,8 @@ impl Forward {
     ///
     /// If there is none for it.
     pub(super) fn enter(&self) -> Result<Turn, ProxyError> {
-        let asked = self.ask.pool.pool.ask(self.ask.request, self.kept_place());
-        let asked = asked.map_err(|refused| self.refuse(refused))?;
-        self.count_meanwhile(&asked);
-        Ok(Turn::first(asked))
+        let wait = self.stand(true).map_err(|turned| self.refuse(turned))?;
+        Ok(Turn::first(wait))
     }
 
     /// Waits for admission and sends the request until there is an answer to hand over; `None` if
@@ -94,10 +93,10 @@ impl Forward {
             if !turn.wait.is_over() {
                 self.record.trace(Trace::begin_wait);
             }
-            let admitted = match self.wait(&mut turn.wait).await? {
-                Ok(admitted) => admitted,
-                Err(refused) => {
-                    let own = self.refuse(refused);
+            let passage = match self.wait(&mut turn.wait).await? {
+                Ok(passage) => passage,
+                Err(turned) => {
+                    let own = self.refuse(turned);
                     self.record.note(|facts| facts.end_wait(false));
                     // What the upstream said is of more use than that it cannot be asked again.
                     return Some(match turn.said.take() {
@@ -109,41 +108,42 @@ impl Forward {
             if let Some(inside) = &turn.inside {
                 inside.admit();
             }
-            self.note_admission(&admitted, turn.attempt);
-            self.note_probe(&admitted);
-            let miss = match self.attempt(admitted, turn.fresh).await {
+            self.note_admission(&passage, turn.attempt);
+            self.note_probe(&passage.account);
+            let miss = match self.attempt(passage, turn.fresh).await {
                 Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };
             let Some((reason, delay)) = self.plan_retry(&miss, turn) else {
-                miss.admitted.reject(miss.rejection);
+                miss.passage.reject(miss.rejection);
                 return Some(self.give_up(miss.answer, miss.code));
             };
             self.gateway.metrics.count_retry(reason);
             self.record.note(|facts| facts.at_upstream = false);
-            let Miss { admitted, answer, rejection, code, .. } = miss;
+            let Miss { passage, answer, rejection, code, .. } = miss;
             turn.attempt += 1;
             turn.fresh = reason == RetryReason::StaleConnection;
             turn.said = answer.ok().map(|answer| (answer, code));
-            turn.wait = Wait::Again(self.again(admitted, rejection, reason, delay));
+            turn.wait = Wait::Again(self.again(passage, rejection, reason, delay));
         }
     }
 
     /// Waits for admission; `None` if the caller has to be told first.
-    async fn wait(&self, wait: &mut Wait) -> Option<Result<Admitted, Refused>> {
+    async fn wait(&self, wait: &mut Wait) -> Option<Result<Passage, Turned>> {
         let beats = self.ask.beats.filter(|_| !self.begun && !wait.is_over());
-        let Some(beats) = beats else { return Some(wait.await) };
+        let Some(beats) = beats else { return Some(self.pass(wait).await) };
         let mut time = Box::pin(tokio::time::sleep_until(self.record.arrived() + beats.after));
         tokio::select! {
             biased;
-            decided = wait => Some(decided),
+            decided = self.pass(wait) => Some(decided),
             () = time.as_mut() => None,
         }
     }
 
-    fn note_admission(&self, admitted: &Admitted, attempt: u32) {
+    fn note_admission(&self, passage: &Passage, attempt: u32) {
+        let admitted = &passage.account;
         let bound = admitted.bound().map(|bound| admitted.pool().name_of(bound));
-        let waited = if attempt == 1 { admitted.waited() } else { self.record.arrived().elapsed() };
+        let waited = if attempt == 1 { passage.waited() } else { self.record.arrived().elapsed() };
         if attempt == 1 {
             self.gateway.retry_budget.deposit();
             admitted.pool().recent().admitted(admitted.cost().tokens, waited);
@@ -164,11 +164,13 @@ impl Forward {
         });
     }
 
-    fn refuse(&self, refused: Refused) -> ProxyError {
-        let bound = match refused {
+    fn refuse(&self, turned: Turned) -> ProxyError {
+        let gate = self.ask.gate.as_ref().filter(|_| turned.by_tenant);
+        let named = gate.map_or(&self.ask.pool, |gate| &gate.pool);
+        let bound = match turned.refused {
             Refused::Wall { constraint } => Some(Bound::Constraint(constraint)),
             Refused::TooLong { bound, place, .. } => {
-                self.keep_place(place);
+                self.keep_place(named, place);
                 Some(bound)
             }
             Refused::Circuit { .. } => Some(Bound::Circuit),
@@ -177,31 +179,34 @@ impl Forward {
         let waited = self.record.arrived().elapsed();
         self.record.note(|facts| {
             facts.waited = waited;
-            facts.limited_by = bound.map(|bound| self.ask.pool.pool.name_of(bound).into());
+            facts.limited_by = bound.map(|bound| {
+                gate.map_or_else(|| named.pool.name_of(bound), |gate| gate.name_of(bound)).into()
+            });
         });
-        self.ask.refused(refused, waited)
+        self.ask.refused(turned, waited)
     }
 
     /// Sends the request once.
-    async fn attempt(&self, mut admitted: Admitted, fresh: bool) -> Result<Response, Miss> {
+    async fn attempt(&self, mut passage: Passage, fresh: bool) -> Result<Response, Miss> {
         let (record, upstream) = (&self.record, &self.gateway.upstream);
-        admitted.sent();
+        passage.sent();
         let sent_at = Instant::now();
         let answer = record.call(upstream, &self.outgoing, fresh).await;
         self.gateway.note_health(&answer);
         match answer {
             Ok(answer) => {
                 observe(&self.gateway.metrics.upstream_head, sent_at.elapsed());
-                self.judge(answer, admitted, sent_at).await
+                self.judge(answer, passage, sent_at).await
             }
             Err(failure) => {
                 let trace_id = record.trace_id().map(tracing::field::display);
                 let id = record.id().as_str();
                 tracing::debug!(request.id = id, trace_id, ?failure, "no answer");
                 let (retry, charged) = (failure.retry(), failure.may_be_charged());
-                self.report_failure(&mut admitted, &failure);
-                admitted.pool().recent().failed((&failure).into(), admitted.pool().now());
-                Err(Miss::without_answer(admitted, failure.into(), charged, retry))
+                self.report_failure(&mut passage.account, &failure);
+                let pool = passage.account.pool();
+                pool.recent().failed((&failure).into(), pool.now());
+                Err(Miss::without_answer(passage, failure.into(), charged, retry))
             }
         }
     }
@@ -209,7 +214,7 @@ impl Forward {
     async fn judge(
         &self,
         answer: http::Response<Incoming>,
-        mut admitted: Admitted,
+        mut passage: Passage,
         sent_at: Instant,
     ) -> Result<Response, Miss> {
         let (mut head, body) = answer.into_parts();
@@ -217,18 +222,19 @@ impl Forward {
         headers::for_caller(&mut head.headers);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.record.trace(|trace| trace.end_call(Some("upgrade")));
-            return Err(Miss::without_answer(admitted, ProxyError::Upgrade, true, None));
+            return Err(Miss::without_answer(passage, ProxyError::Upgrade, true, None));
         }
         if head.status.is_success() {
-            admitted.charged();
-            self.report(&mut admitted, WELL);
+            passage.charged();
+            let admitted = &mut passage.account;
+            self.report(admitted, WELL);
             admitted.pool().recent().succeeded(admitted.pool().now());
             if let Some((least, most)) = admitted.observe(Readings::of(&head.headers).iter()) {
                 self.ask.learn_reserved(least, most);
             }
             let idle = self.gateway.config.upstream.idle_timeout;
             let record = Arc::clone(&self.record);
-            let body = Metered::new(body, &head.headers, idle, sent_at, admitted, record);
+            let body = Metered::new(body, &head.headers, idle, sent_at, passage, record);
             let mut body = body.open(open);
             let long = http_body::Body::size_hint(&body).lower() > READ_AHEAD as u64;
             let ahead = if self.begun || body.is_stream() || long {
@@ -248,6 +254,7 @@ impl Forward {
         self.record.trace(|trace| trace.end_call(None));
         let Verdict { charged, retry, kind, exhausted, retry_after, code } =
             judge(head.status, &head.headers, &seen);
+        let admitted = &mut passage.account;
         let blame = exhausted.map(|(unit, window)| admitted.blame(unit, window));
         if let Some(blame) = blame {
             self.gateway.metrics.count_blame(blame);
@@ -260,11 +267,11 @@ impl Forward {
             recent.failed(recent::Failure::Status(head.status.as_u16()), now);
         }
         admitted.observe(Readings::of(&head.headers).iter());
-        self.report_refusal(&mut admitted, head.status, kind);
+        self.report_refusal(admitted, head.status, kind);
         headers::blame_upstream(&mut head.headers);
         let answer = Ok(Response::from_parts(head, body));
         let rejection = Rejection { charged, exhausted, retry_after };
-        Err(Miss { admitted, answer, rejection, retry, retry_after, code })
+        Err(Miss { passage, answer, rejection, retry, retry_after, code })
     }
 
     /// The body of a success: read already if it is short and whole, else as it comes.
@@ -312,12 +319,12 @@ impl Forward {
 
 impl Miss {
     const fn without_answer(
-        admitted: Admitted,
+        passage: Passage,
         error: ProxyError,
         charged: bool,
         retry: Option<RetryReason>,
     ) -> Self {
         let rejection = Rejection { charged, exhausted: None, retry_after: None };
-        Self { admitted, answer: Err(error), rejection, retry, retry_after: None, code: None }
+        Self { passage, answer: Err(error), rejection, retry, retry_after: None, code: None }
     }
 }

@@ -9,6 +9,7 @@
 //! - Whole or not at all: nothing is changed before all of the next generation is there.
 //! - A pool follows the newest configuration, whichever generation's request makes it.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,10 @@ use axum::extract::FromRef;
 use parking_lot::{Mutex, RwLock};
 use tower::retry::budget::TpsBudget;
 
-use crate::admission::PoolConfig;
+use crate::admission::{PoolConfig, PoolKey};
 use crate::config::{Config, Profile, Retry};
-use crate::identity::Access;
 use crate::metrics::ReloadMetrics;
-use crate::proxy::Gateway;
+use crate::proxy::{Gateway, tenant};
 use crate::proxy::admit::pool_config;
 use crate::proxy::trace::Target;
 use crate::proxy::upstream::Upstream;
@@ -109,6 +109,7 @@ impl Gateway {
             access: config.access(),
             metrics: Arc::clone(&self.metrics),
             pools: self.pools.clone(),
+            tenants: self.tenants.clone(),
             upstream,
             bodies: self.bodies.limited_to(config.admission.max_queued_bytes.get()),
             retry_budget,
@@ -135,6 +136,14 @@ impl Gateway {
             if let Some(profile) = config.models.profile(&named.model) {
                 named.follow(&profile.name);
                 named.pool.reconfigure(pool_config(profile, config));
+            }
+        }
+        // The same for tenants: whose key has no limits any more is not asked for them.
+        let terms = config.keys.iter().filter_map(|key| key.terms.as_ref());
+        let terms: HashMap<_, _> = terms.map(|terms| (PoolKey(terms.quota), terms)).collect();
+        for (key, named) in self.tenants.all() {
+            if let Some(terms) = terms.get(&key).filter(|terms| terms.are_counted()) {
+                named.pool.reconfigure(tenant::pool_config(terms, config));
             }
         }
     }

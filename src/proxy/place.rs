@@ -4,13 +4,13 @@
 use sha2::{Digest, Sha256};
 
 use crate::admission::kept::Twin;
+use crate::admission::pools::Named;
 use crate::admission::scheduler::Place;
 use crate::proxy::forward::Forward;
 
 impl Forward {
-    /// The place kept for this request, if it was refused a moment ago.
-    pub(super) fn kept_place(&self) -> Option<Place> {
-        let named = &self.ask.pool;
+    /// The place kept for this request in a pool, if it was refused there a moment ago.
+    pub(super) fn kept_place(&self, named: &Named) -> Option<Place> {
         if !named.kept.lock().may_have(self.came.len() as u64) {
             return None;
         }
@@ -20,14 +20,13 @@ impl Forward {
         Some(place)
     }
 
-    /// Keeps the place of this request, which is being refused, for when it comes back.
-    pub(super) fn keep_place(&self, place: Place) {
+    /// Keeps the place of this request, which is being refused there, for when it comes back.
+    pub(super) fn keep_place(&self, named: &Named, place: Place) {
         let span = self.gateway.config.admission.keep_place;
         if span.is_zero() {
             return;
         }
-        let (named, twin) = (&self.ask.pool, self.twin());
-        let now = named.pool.now();
+        let (twin, now) = (self.twin(), named.pool.now());
         named.kept.lock().keep(twin, place, now.after(span), now);
         self.gateway.metrics.places_kept.inc();
     }

@@ -38,6 +38,7 @@ use crate::proxy::error::ProxyError;
 use crate::proxy::forward::Forward;
 use crate::proxy::pump::pump;
 use crate::proxy::record::Record;
+use crate::proxy::tenant::Gate;
 use crate::proxy::turn::Turn;
 use crate::usage::Demand;
 
@@ -87,7 +88,8 @@ impl Beats {
 pub(super) fn begin(mut forward: Forward, turn: Turn) -> Response {
     let (gateway, record) = (Arc::clone(&forward.gateway), Arc::clone(&forward.record));
     gateway.metrics.heartbeat_streams.inc();
-    let status = Status { pool: Arc::clone(&forward.ask.pool), record: Arc::clone(&record) };
+    let (pool, gate) = (Arc::clone(&forward.ask.pool), forward.ask.gate.clone());
+    let status = Status { pool, gate, record: Arc::clone(&record) };
     status.note();
     let every = forward.ask.beats.map_or(gateway.config.admission.heartbeat_every, |it| it.every);
     let mut response = forward.finish(Ok(Response::new(Body::empty())));
@@ -211,12 +213,18 @@ impl<C: Fn() -> String + Unpin> HttpBody for Queued<C> {
 /// What a caller is told while it waits.
 struct Status {
     pool: Arc<Named>,
+    gate: Option<Gate>,
     record: Arc<Record>,
 }
 
 impl Status {
     /// What holds the line up now.
     fn bound(&self) -> Option<String> {
+        let mut at_gate = false;
+        self.record.note(|facts| at_gate = facts.at_gate);
+        if let Some(gate) = self.gate.as_ref().filter(|_| at_gate) {
+            return gate.pool.pool.snapshot().bound.map(|bound| gate.name_of(bound));
+        }
         let pool = &self.pool.pool;
         pool.snapshot().bound.map(|bound| pool.name_of(bound))
     }

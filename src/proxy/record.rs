@@ -70,6 +70,8 @@ pub(super) struct Facts {
     pub(super) study: Option<Study>,
     /// Tokens used.
     pub(super) usage: Option<Usage>,
+    /// Whether it waits for limits of its tenant's own.
+    pub(super) at_gate: bool,
     /// Whether it is at the upstream, or waits to be.
     pub(super) at_upstream: bool,
     /// Times it was sent.

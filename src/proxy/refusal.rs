@@ -6,17 +6,22 @@ use crate::admission::{Bound, Pool, Refused};
 use crate::limit::Unit;
 use crate::proxy::admit::Ask;
 use crate::proxy::error::{ProxyError, UsedUp};
+use crate::proxy::tenant::{TENANT, Turned};
 use crate::time::Timestamp;
 
 impl Ask {
     /// The error for a request that was refused after it had `waited`.
-    pub(super) fn refused(&self, refused: Refused, waited: Duration) -> ProxyError {
-        let pool = &self.pool.pool;
+    pub(super) fn refused(&self, turned: Turned, waited: Duration) -> ProxyError {
+        let gate = self.gate.as_ref().filter(|_| turned.by_tenant);
+        let pool = gate.map_or(&self.pool.pool, |gate| &gate.pool.pool);
+        let whose = if gate.is_some() { TENANT } else { "" };
         let wait = |at: Option<Timestamp>| at.map(|at| at.since(pool.now()));
         // Where nobody knows when, the caller's own backoff is as good: it starts at a second.
         let soon = Duration::from_secs(1);
-        match refused {
-            Refused::Wall { constraint } => ProxyError::AboveLimit(self.wall(pool, constraint)),
+        match turned.refused {
+            Refused::Wall { constraint } => {
+                ProxyError::AboveLimit(self.wall(pool, whose, constraint))
+            }
             Refused::TenantFull { retry_at } => {
                 let retry_after = wait(retry_at).unwrap_or(soon);
                 ProxyError::QueueFull { most: self.max_queued_per_tenant.get(), retry_after }
@@ -31,7 +36,7 @@ impl Ask {
             }
             Refused::TooLong { bound, retry_at, .. } => {
                 let (level, start) = (used_up(pool, bound), wait(retry_at));
-                let message = self.too_long(pool, bound, level, start, waited);
+                let message = self.too_long((pool, whose), bound, level, start, waited);
                 let retry_after = start.unwrap_or(soon);
                 ProxyError::WaitExceeded { message, level, retry_after }
             }
@@ -39,14 +44,14 @@ impl Ask {
         }
     }
 
-    fn wall(&self, pool: &Pool, constraint: usize) -> String {
+    fn wall(&self, pool: &Pool, whose: &str, constraint: usize) -> String {
         let Some(quota) = pool.constraint(constraint) else { return String::new() };
         let limit = quota.limit();
         match quota.unit() {
-            Unit::Requests => format!("no request fits into {quota} ({limit})"),
+            Unit::Requests => format!("no request fits into {whose}{quota} ({limit})"),
             Unit::Tokens | Unit::UncachedTokens => format!(
                 "the request is estimated at {} tokens (prompt {}, output up to {}), {} at the very \
-                 least, but {quota} never allows more than {limit}: lower max_completion_tokens (name \
+                 least, but {whose}{quota} never allows more than {limit}: lower max_completion_tokens (name \
                  it, if it is not named) or n, or shorten the prompt",
                 self.price.estimate.total(),
                 self.price.estimate.prompt,
@@ -59,7 +64,7 @@ impl Ask {
     /// Why it was not admitted in time: the limit, its state, the cost, and what came of the wait.
     fn too_long(
         &self,
-        pool: &Pool,
+        (pool, whose): (&Pool, &str),
         bound: Bound,
         level: Option<UsedUp>,
         start: Option<Duration>,
@@ -85,7 +90,7 @@ impl Ask {
             }
             None => format!("cannot start before its deadline of {patience}"),
         };
-        format!("{limit}; this request is estimated at {cost} tokens and {end}")
+        format!("{whose}{limit}; this request is estimated at {cost} tokens and {end}")
     }
 }
 

@@ -202,7 +202,7 @@ impl Source for Everything {
         let gateway = self.current.get();
         gateway.history().collect(&mut batch.usage);
         let pools = gateway.pools();
-        let all = pools.all();
+        let all: Vec<_> = pools.all().into_iter().chain(gateway.tenants().all()).collect();
         self.twins.retain(|key, _| {
             let there = all.iter().any(|(other, _)| other == key);
             if !there {

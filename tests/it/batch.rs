@@ -3,6 +3,7 @@
 mod ends;
 mod kills;
 mod run;
+mod tenant;
 mod traced;
 mod uploads;
 

@@ -225,7 +225,17 @@ fn is_idle(status: &Value) -> bool {
         let counts = ["queued", "queued_bytes", "in_flight"].iter().all(|key| zero(&pool[*key]));
         counts && pool["stalled"] == false && constraints(pool).iter().all(|it| zero(&it["held"]))
     };
-    zero(&status["in_flight"]) && zero(&status["body_bytes"]) && pools.iter().all(at_rest)
+    let tenants = status["tenants"].as_array().cloned().unwrap_or_default();
+    let tenant_at_rest = |tenant: &Value| {
+        let counts = ["queued", "in_flight"].iter().all(|key| zero(&tenant[*key]));
+        counts
+            && tenant["stalled"] == false
+            && constraints(tenant).iter().all(|it| zero(&it["held"]))
+    };
+    zero(&status["in_flight"])
+        && zero(&status["body_bytes"])
+        && pools.iter().all(at_rest)
+        && tenants.iter().all(tenant_at_rest)
 }
 
 /// Looks again every few milliseconds until there is something to see.

@@ -78,7 +78,7 @@ struct QueueStatus {
 }
 
 #[derive(Debug, Serialize)]
-struct ConstraintStatus {
+pub(super) struct ConstraintStatus {
     unit: &'static str,
     window: String,
     window_seconds: f64,
@@ -144,7 +144,12 @@ impl PoolStatus {
 }
 
 impl ConstraintStatus {
-    fn of(level: &Level<'_>, now: Timestamp, configured: Option<u64>, binding: bool) -> Self {
+    pub(super) fn of(
+        level: &Level<'_>,
+        now: Timestamp,
+        configured: Option<u64>,
+        binding: bool,
+    ) -> Self {
         let limit = level.quota.limit();
         Self {
             unit: level.quota.unit().as_str(),

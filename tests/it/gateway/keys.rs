@@ -1,6 +1,7 @@
 //! Keys of the gateway's own: what they open, until when, and how they are made.
 
 mod command;
+mod quotas;
 
 use sha2::{Digest, Sha256};
 use tidegate::time::{Timestamp, wall};
