@@ -29,7 +29,7 @@ pub struct Change {
 
 /// The keys, or all below a path, that a running gateway takes up, and those that are fixed for as long
 /// as a process runs: sockets and their limits, what holds data, and what began with the process.
-const KEYS: [(&str, Taken); 31] = [
+const KEYS: [(&str, Taken); 32] = [
     ("server.listen", Taken::AtStart),
     ("server.admin", Taken::AtStart),
     ("server.max_connections", Taken::AtStart),

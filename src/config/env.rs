@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::source::{Kind, Node, Problem, Table, set};
 
 /// The sections whose keys can be set by `TIDEGATE_<SECTION>_<KEY>`.
-const SECTIONS: [&str; 11] = [
+const SECTIONS: [&str; 12] = [
     "server",
     "upstream",
     "admission",

@@ -96,7 +96,7 @@ impl KeysContext {
         let found = RefCell::new(problems);
         let mut root = Section::new("", tree, &found);
         let file = identity(root.section("identity"), directory).keys_file;
-        let classes = Some(classes::classes(root.section("classes")));
+        let classes = Some(classes::classes(root.section("classes"), None));
         let name = |node: Node| match node.kind {
             Kind::Table(table) => match &table.get("name")?.kind {
                 Kind::String(name) => Some(name.clone()),
