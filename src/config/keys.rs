@@ -213,8 +213,9 @@ impl<'a> Reader<'a> {
             if self.keys.len() >= MOST_KEYS {
                 return section.problem("", format!("at most {MOST_KEYS} keys"));
             }
-            if let Some(key) = self.key(section) {
-                self.keys.push(VirtualKey { in_keys_file, ..key });
+            if let Some(mut key) = self.key(section) {
+                key.in_keys_file = in_keys_file;
+                self.keys.push(key);
             }
         }
     }

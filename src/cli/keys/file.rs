@@ -47,6 +47,14 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// Lets go of it now: a child that is being started has a copy of the directory until it runs.
+    fn drop(&mut self) {
+        // If it fails, the end of the process does it.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// The file's text and tenants; nothing if there is no file.
 pub(super) fn read(context: &KeysContext) -> Result<(DocumentMut, Vec<VirtualKey>), Failure> {
     let path = context.file.as_deref().unwrap_or_else(|| Path::new(""));

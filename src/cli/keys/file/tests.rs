@@ -33,7 +33,7 @@ impl Case {
         if let Some(text) = text {
             fs::write(&path, text.replace("HASH", A)).unwrap();
         }
-        let context = KeysContext { file: Some(path), ..KeysContext::default() };
+        let context = context(path);
         Self { _directory: directory, context }
     }
 
@@ -67,6 +67,13 @@ fn entry(name: &str, hash: &str) -> Entry {
         max_concurrent: None,
         expires: None,
     }
+}
+
+/// Nothing but the file is known.
+fn context(file: PathBuf) -> KeysContext {
+    let mut context = KeysContext::default();
+    context.file = Some(file);
+    context
 }
 
 fn at(seconds: u64) -> Timestamp {
@@ -168,7 +175,7 @@ fn a_link_and_a_mode_that_somebody_chose_stay() {
     fs::set_permissions(case.path(), fs::Permissions::from_mode(0o640)).unwrap();
     let link = case.path().with_file_name("link.toml");
     std::os::unix::fs::symlink(case.path(), &link).unwrap();
-    let context = KeysContext { file: Some(link.clone()), ..KeysContext::default() };
+    let context = context(link.clone());
     let mut file = KeysFile::open(&context).unwrap();
     file.add(&entry("b", B)).unwrap();
     file.save().unwrap();
