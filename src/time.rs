@@ -139,7 +139,7 @@ fn fields<const N: usize>(text: &str, separator: u8, widths: [usize; N]) -> Opti
     for (number, width) in numbers.iter_mut().zip(widths) {
         let part = parts.next().filter(|part| part.len() == width)?;
         for byte in part {
-            let digit = byte.is_ascii_digit().then_some(byte - b'0')?;
+            let digit = byte.is_ascii_digit().then(|| byte - b'0')?;
             *number = *number * 10 + u64::from(digit);
         }
     }
