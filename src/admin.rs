@@ -3,10 +3,12 @@
 //!
 //! # Invariants
 //!
-//! - Nothing here changes anything, and nothing here is a key, a prompt or an answer.
+//! - Nothing here changes anything, and nothing here is a key, a prompt or an answer. Who may look at it
+//!   is said in `access`.
 //! - What is watched is worked out once for all who watch, and not at all while nobody does; only the
 //!   last hour is sampled always.
 
+mod access;
 mod events;
 mod history;
 mod page;
@@ -58,8 +60,9 @@ struct Watched {
 
 fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
     let current = watched.current.clone();
+    let asked = current.get();
     let told = move || async move { fresh(Json(watched.status().await)) };
-    Router::new()
+    let pages = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
@@ -69,8 +72,8 @@ fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
         .route("/config", get(config))
         .route("/usage", get(usage::usage))
         .with_state(current)
-        .merge(page::routes())
-        .layer(axum::middleware::map_response(harmless))
+        .merge(page::routes());
+    access::guarded(&asked, pages).layer(axum::middleware::map_response(harmless))
 }
 
 /// No answer is to be taken for something else than it says it is: names in it are chosen by callers.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed at run time, 2 bad usage or configuration; `check` has one more.
 
+mod access;
 mod batch;
 mod check;
 mod demo;

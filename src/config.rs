@@ -10,6 +10,7 @@
 //! - There is no way to say "no limit": a model without limits is a problem.
 //! - A [`Secret`] does not show itself in any output.
 
+mod access;
 mod batch;
 mod breaker;
 mod change;
@@ -26,6 +27,7 @@ mod shared;
 mod sizing;
 mod source;
 mod state;
+mod tls;
 mod tokenizers;
 mod traces;
 mod value;
@@ -37,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::access::AdminAccess;
 pub use self::batch::Batch;
 pub use self::change::{Change, changes, changes_to};
 pub use self::classes::{Class, Classes};
@@ -48,6 +51,7 @@ pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};
 pub use self::state::{Durability, NoDirectory, State};
+pub use self::tls::{BadFile, Certified, Tls};
 pub use self::traces::{Root, Sampler, Traces};
 pub use self::value::Secret;
 use rustls::pki_types::CertificateDer;
@@ -105,8 +109,14 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Address of metrics, health and status.
     pub admin: SocketAddr,
+    /// Who may use that, and under which names.
+    pub admin_access: AdminAccess,
+    /// Encryption; `None` for none.
+    pub tls: Option<Tls>,
     /// Connections to the API at once; more wait to be accepted.
     pub max_connections: NonZeroU32,
+    /// Connections to the API at once from one address other than loopback; more are closed.
+    pub max_connections_per_ip: NonZeroU32,
     /// Bytes of a request body, as sent and decoded.
     pub max_body_bytes: NonZeroU64,
     /// Time for the head of a request, and for the next request on a kept connection.

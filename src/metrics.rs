@@ -14,6 +14,7 @@ mod outcome;
 mod pools;
 mod refusals;
 mod reloads;
+mod server;
 mod shared;
 mod store;
 mod tenants;
@@ -33,6 +34,7 @@ pub use self::batch::BatchMetrics;
 pub use self::outcome::{CircuitState, Fate, Outcome, Rejection, RetryReason, UpstreamFailure};
 pub use self::refusals::{Refusal, Refusals};
 pub use self::reloads::ReloadMetrics;
+pub use self::server::{Refused, ServerMetrics, Shook};
 pub use self::shared::SharedMetrics;
 pub use self::store::StoreMetrics;
 pub use self::tenants::{Share, TenantMetrics};
@@ -111,6 +113,8 @@ pub struct Metrics {
     pub connections_total: IntCounter,
     /// Bytes of request bodies kept.
     pub body_bytes: IntGauge,
+    /// Connections, and who was not let in.
+    pub server: ServerMetrics,
     /// The state on disk.
     pub store: Arc<StoreMetrics>,
     /// The quota that replicas share.
@@ -268,6 +272,7 @@ impl Metrics {
                 .counter("tidegate_connections_total", "Connections to the API accepted.")?,
             body_bytes: new
                 .gauge("tidegate_body_bytes", "Bytes of request bodies kept in memory.")?,
+            server: ServerMetrics::register(&new)?,
             store: Arc::new(StoreMetrics::register(&new)?),
             shared: SharedMetrics::register(&registry)?,
             batch: BatchMetrics::register(&new)?,

@@ -6,23 +6,28 @@
 //! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
 
 mod connection;
+mod peers;
 mod reload;
+mod room;
 mod shared;
 mod state;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::connection::{App, Http, serve};
+use self::peers::Peers;
 pub use self::reload::{Reloaded, Reloader};
+use self::room::{Place, Room};
 use self::shared::Replicas;
+use self::tls::{Doorway, Encryption};
 use crate::admin;
 use crate::batch::{self, Batches};
 use crate::config::{Config, Origin};
@@ -55,6 +60,8 @@ pub struct Server {
     batches: Option<Arc<Batches>>,
     /// What sends spans, if requests are traced.
     traces: Option<Arc<Traces>>,
+    /// The certificates, if connections are encrypted.
+    encryption: Option<Arc<Encryption>>,
 }
 
 /// The pause after a failed accept.
@@ -107,6 +114,9 @@ impl Server {
         let most = usize::try_from(config.metrics.max_tenants.get()).unwrap_or(usize::MAX);
         let metrics = Metrics::new(&classes, &config.keys, most).map_err(io::Error::other)?;
         let metrics = Arc::new(metrics);
+        let encryption = config.server.tls.as_ref();
+        let encryption =
+            encryption.map(|it| Encryption::read(it, metrics.server.clone())).transpose()?;
         let kept = state::open(&config.state)?;
         let epoch = kept.as_ref().map_or_else(Epoch::start, state::Kept::epoch);
         let archive = state::archive(&config)?;
@@ -131,7 +141,7 @@ impl Server {
             }
         };
         let batches = archive.map(|archive| Batches::new(current.clone(), archive));
-        Ok(Self { current, listeners, tasks, store, shared, batches, traces })
+        Ok(Self { current, listeners, tasks, store, shared, batches, traces, encryption })
     }
 
     /// The address of the API.
@@ -169,7 +179,7 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { current, listeners, tasks, store, shared, batches, traces } = self;
+        let Self { current, listeners, tasks, store, shared, batches, traces, encryption } = self;
         let (api, admin) = listeners.unzip();
         let gateway = current.get();
         let server = &gateway.config().server;
@@ -188,14 +198,19 @@ impl Server {
             tracing::error!(%problem, "batches of the process before do not go on");
         }
         let metrics = Some(Arc::clone(gateway.metrics()));
-        let callers = Connections::new(most.min(Semaphore::MAX_PERMITS), metrics);
+        let mut callers = Connections::new(most, server.max_connections_per_ip.get(), metrics);
+        callers.doorway = encryption.as_ref().map(Encryption::api);
         if let Some(api) = api {
             callers.tasks.spawn(accept(api, app, http.clone(), callers.clone()));
         }
         // The admin port outlives the API: whoever watches the drain can see its end.
         let closed = CancellationToken::new();
         let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
-        let operators = Connections::new(ADMIN_CONNECTIONS, None);
+        let mut operators = Connections::new(ADMIN_CONNECTIONS, u32::MAX, None);
+        operators.doorway = encryption.as_ref().and_then(Encryption::admin);
+        if let Some(encryption) = encryption {
+            operators.tasks.spawn(encryption.watch(closed.clone()));
+        }
         if let Some(admin) = admin {
             let (current, batches) = (current.clone(), batches.clone());
             let page = admin::app(current, batches, closed.clone(), &operators.tasks);
@@ -262,29 +277,58 @@ async fn finish(
 /// The connections of one listener.
 #[derive(Clone, Debug)]
 struct Connections {
-    room: Arc<Semaphore>,
+    room: Room,
+    peers: Peers,
     metrics: Option<Arc<Metrics>>,
     tasks: TaskTracker,
+    /// Who encrypts them, if they are encrypted.
+    doorway: Option<Doorway>,
 }
 
 impl Connections {
-    fn new(most: usize, metrics: Option<Arc<Metrics>>) -> Self {
-        Self { room: Arc::new(Semaphore::new(most)), metrics, tasks: TaskTracker::new() }
+    /// At most so many, and so many from one address.
+    fn new(most: usize, each: u32, metrics: Option<Arc<Metrics>>) -> Self {
+        let (room, peers) = (Room::new(most), Peers::new(each));
+        Self { room, peers, metrics, tasks: TaskTracker::new(), doorway: None }
+    }
+
+    /// Serves one to its end, or until its place is needed.
+    async fn serve(self, stream: TcpStream, app: impl App, http: Http, place: Place) {
+        if let Some(metrics) = &self.metrics {
+            metrics.connections_total.inc();
+            metrics.connections.inc();
+        }
+        // A peer that has gone already is found out by the first read.
+        let _ = stream.set_nodelay(true);
+        let occupant = Arc::clone(place.occupant());
+        let serving = async {
+            let Some(doorway) = &self.doorway else {
+                return serve(stream, app, http, occupant).await;
+            };
+            let entered = doorway.enter(stream, http.header_timeout, &http.stop).await;
+            if let Some(stream) = entered {
+                Box::pin(serve(stream, app, http, occupant)).await;
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            () = place.needed() => {}
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.connections.dec();
+        }
     }
 }
 
-/// Accepts connections until told to stop; where there is no room they wait in the kernel.
+/// Accepts connections until told to stop; where there is no room, one at a time waits for it, and the
+/// others in the kernel.
 async fn accept(listener: TcpListener, app: impl App, http: Http, connections: Connections) {
     loop {
-        let accepted = async {
-            let room = Arc::clone(&connections.room).acquire_owned().await;
-            (room, listener.accept().await)
-        };
-        let (room, accepted) = tokio::select! {
-            accepted = accepted => accepted,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = http.stop.cancelled() => return,
         };
-        let (stream, _) = match accepted {
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors, or a peer that has gone: neither is cured by trying at once.
@@ -293,17 +337,27 @@ async fn accept(listener: TcpListener, app: impl App, http: Http, connections: C
                 continue;
             }
         };
-        let (app, http, metrics) = (app.clone(), http.clone(), connections.metrics.clone());
+        let counted = connections.metrics.as_ref().map(|metrics| &metrics.server);
+        let Some(guest) = connections.peers.enter(peer.ip()) else {
+            // That it is closed is all the answer that a flood gets.
+            if let Some(counted) = counted {
+                counted.connections_refused.inc();
+            }
+            continue;
+        };
+        let evicted = |count| {
+            if let Some(counted) = counted {
+                counted.connections_evicted.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+        };
+        let place = tokio::select! {
+            place = connections.room.enter(evicted) => place,
+            () = http.stop.cancelled() => return,
+        };
+        let serving = connections.clone().serve(stream, app.clone(), http.clone(), place);
         connections.tasks.spawn(async move {
-            if let Some(metrics) = &metrics {
-                metrics.connections_total.inc();
-                metrics.connections.inc();
-            }
-            serve(stream, app, http).await;
-            if let Some(metrics) = &metrics {
-                metrics.connections.dec();
-            }
-            drop(room);
+            serving.await;
+            drop(guest);
         });
     }
 }
@@ -317,3 +371,6 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     };
     bind().map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,8 +89,10 @@ fn bind(args: &Args, upstream: &str, batches: &Path) -> Result<Server, ExitCode>
             batch_dir: Some(batches.display().to_string()),
             ..Overrides::default()
         };
-        let quiet = [("TIDEGATE_LOG_LEVEL".to_owned(), "warn".to_owned())];
-        let config = Config::parse(&text, quiet, &overrides).map_err(misused)?;
+        // Nothing of the simulated account is a secret, wherever it is shown.
+        let environment = [("TIDEGATE_LOG_LEVEL", "warn"), ("TIDEGATE_SERVER_ADMIN_OPEN", "true")];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let config = Config::parse(&text, environment, &overrides).map_err(misused)?;
         let error = match Server::bind(Arc::new(config)) {
             Ok(server) => return Ok(server),
             Err(error) => error,

@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::{block_on, failed, say};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue};
+
+use super::access::Token;
+use super::{block_on, failed, misused, say};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -13,11 +17,17 @@ pub(super) struct Args {
     /// Seconds to wait for the answer.
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     timeout: u64,
+    #[command(flatten)]
+    token: Token,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
+    let bearer = match args.token.bearer() {
+        Ok(bearer) => bearer,
+        Err(message) => return misused(message),
+    };
     block_on(async {
-        match ask(args).await {
+        match ask(args, bearer).await {
             Ok((true, text)) => {
                 say(text.trim_end());
                 ExitCode::SUCCESS
@@ -28,9 +38,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
     })
 }
 
-async fn ask(args: &Args) -> reqwest::Result<(bool, String)> {
+async fn ask(args: &Args, bearer: Option<HeaderValue>) -> reqwest::Result<(bool, String)> {
     let timeout = Duration::from_secs(args.timeout);
     let client = reqwest::Client::builder().timeout(timeout).no_proxy().build()?;
-    let answer = client.get(&args.url).send().await?;
+    let headers: HeaderMap = bearer.map(|it| (AUTHORIZATION, it)).into_iter().collect();
+    let answer = client.get(&args.url).headers(headers).send().await?;
     Ok((answer.status().is_success(), answer.text().await?))
 }

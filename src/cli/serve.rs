@@ -42,6 +42,9 @@ async fn serve(config: Config, origin: Origin) -> ExitCode {
     raise_descriptor_limit();
     warn_if_open(&config);
     let upstream = config.upstream.base_url.clone();
+    let scheme = |encrypted: bool| if encrypted { "https" } else { "http" };
+    let api_scheme = scheme(config.server.tls.is_some());
+    let admin_scheme = scheme(config.server.tls.as_ref().is_some_and(|tls| tls.admin));
     let server = match Server::bind(Arc::new(config)) {
         Ok(server) => server,
         Err(error) => return failed(error),
@@ -58,7 +61,7 @@ async fn serve(config: Config, origin: Origin) -> ExitCode {
     if let (Ok(api), Ok(admin)) = (server.api_addr(), server.admin_addr()) {
         // The sockets listen: what connects from now on is answered.
         say(format_args!(
-            "tidegate ready: http://{}/v1 -> {upstream} (metrics and status: http://{})",
+            "tidegate ready: {api_scheme}://{}/v1 -> {upstream} (metrics and status: {admin_scheme}://{})",
             reachable(api),
             reachable(admin)
         ));

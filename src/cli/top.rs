@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::access::Token;
 use super::{block_on, failed, misused, on_signals, say};
 use crate::top::{self, Feed, Theme, View};
 
@@ -24,11 +25,17 @@ pub(super) struct Args {
     /// Print the picture once and end, as also happens where there is no terminal
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    token: Token,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
+    let bearer = match args.token.bearer() {
+        Ok(bearer) => bearer,
+        Err(message) => return misused(message),
+    };
     let feed = match Feed::new(&args.url) {
-        Ok(feed) => feed,
+        Ok(feed) => feed.with_bearer(bearer),
         Err(error) => return misused(error),
     };
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();

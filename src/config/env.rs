@@ -40,7 +40,10 @@ pub(super) fn overlay(
     otel::overlay(tree, environment, problems);
     for (name, value) in environment {
         if name == "CEREBRAS_API_KEY" {
-            api_key(tree);
+            unless_said(tree, "upstream", "api_key", name);
+        } else if name == "TIDEGATE_ADMIN_TOKEN" {
+            // By the name under which those who ask the admin port have it.
+            unless_said(tree, "server", "admin_token", name);
         } else if name.starts_with("CEREBRAS_") {
             cerebras(tree, name, value, problems);
         } else if let Some(rest) = name.strip_prefix("TIDEGATE_") {
@@ -63,15 +66,14 @@ pub(super) fn overlay(
     }
 }
 
-/// The key in the environment is the account's, unless the file says otherwise.
-fn api_key(tree: &mut Table) {
+/// The secret in the variable `name` is that of `section.key`, unless that names another.
+fn unless_said(tree: &mut Table, section: &str, key: &str, name: &str) {
     let said = matches!(
-        tree.get("upstream"),
-        Some(Node { kind: Kind::Table(table), .. }) if table.contains_key("api_key")
+        tree.get(section),
+        Some(Node { kind: Kind::Table(table), .. }) if table.contains_key(key)
     );
     if !said {
-        let node = Node::from_variable("CEREBRAS_API_KEY", "env:CEREBRAS_API_KEY");
-        set(tree, "upstream", "api_key", node);
+        set(tree, section, key, Node::from_variable(name, &format!("env:{name}")));
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
-use super::{Class, Classes, Config, LogFormat, OutputChoice, Profile, ReloadOn, Shared, Traces};
+use super::{
+    Class, Classes, Config, LogFormat, OutputChoice, Profile, ReloadOn, Secret, Shared, Tls, Traces,
+};
 use crate::identity::VirtualKey;
 use crate::limit::{ColdStart, Constraint, Learn, Mode, Spread};
 use crate::time::Timestamp;
@@ -41,7 +43,12 @@ pub(super) fn to_table(config: &Config) -> Table {
             table([
                 ("listen", text(&server.listen)),
                 ("admin", text(&server.admin)),
+                ("admin_token", text(&reference(server.admin_access.token.as_ref()))),
+                ("admin_open", Value::Boolean(server.admin_access.open)),
+                ("admin_hosts", Value::Array(server.admin_access.hosts.iter().map(text).collect())),
+                ("tls", tls(server.tls.as_ref())),
                 ("max_connections", int(server.max_connections.get())),
+                ("max_connections_per_ip", int(server.max_connections_per_ip.get())),
                 ("max_body_bytes", int(server.max_body_bytes)),
                 ("header_timeout", span(server.header_timeout)),
                 ("body_timeout", span(server.body_timeout)),
@@ -60,7 +67,7 @@ pub(super) fn to_table(config: &Config) -> Table {
             "upstream",
             table([
                 ("base_url", text(&base_url)),
-                ("api_key", text(&upstream.api_key.as_ref().map_or("", |it| it.reference()))),
+                ("api_key", text(&reference(upstream.api_key.as_ref()))),
                 ("ca_file", text(&upstream.ca_file)),
                 ("connect_timeout", span(upstream.connect_timeout)),
                 ("head_timeout", span(upstream.head_timeout)),
@@ -216,6 +223,20 @@ fn key(key: &VirtualKey, classes: &Classes, output: Option<OutputChoice>) -> Val
     let output = output.into_iter().flat_map(OutputChoice::entries);
     entry.extend(output.map(|(name, value)| (name.to_owned(), value)));
     Value::Table(entry)
+}
+
+/// Where a secret comes from; empty for none.
+fn reference(secret: Option<&Secret>) -> &str {
+    secret.map_or("", Secret::reference)
+}
+
+fn tls(section: Option<&Tls>) -> Value {
+    table([
+        ("cert", path(section.map(|it| it.cert.as_path()))),
+        ("key", path(section.map(|it| it.key.as_path()))),
+        ("client_ca", path(section.and_then(|it| it.client_ca.as_deref()))),
+        ("admin", Value::Boolean(section.is_some_and(|it| it.admin))),
+    ])
 }
 
 /// A URL that came from a reference is shown as that, and so is the login within it.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::access::admin_access;
 use super::batch::batch;
 use super::breaker::breaker;
 use super::classes::{self, Classes};
@@ -19,6 +20,7 @@ use super::section::Section;
 use super::shared::shared;
 use super::source::{Problem, Table};
 use super::state;
+use super::tls::tls;
 use super::tokenizers::Tokenizers;
 use super::traces::traces;
 use super::value::{Bytes, Secret};
@@ -50,7 +52,7 @@ pub(super) fn config(
 ) -> Option<Config> {
     let found = RefCell::new(std::mem::take(problems));
     let mut root = Section::new("", tree, &found);
-    let server = server(root.section("server"));
+    let server = server(root.section("server"), environment, directory);
     let upstream = upstream(root.section("upstream"), environment);
     let mut classes = classes::classes(root.section("classes"), order);
     let admission = admission(root.section("admission"), &mut classes);
@@ -108,13 +110,20 @@ fn file(reference: &str) -> Option<PathBuf> {
     reference.strip_prefix("file:").map(PathBuf::from)
 }
 
-fn server(mut section: Section<'_>) -> Option<Server> {
+fn server(
+    mut section: Section<'_>,
+    environment: &[(String, String)],
+    directory: &Path,
+) -> Option<Server> {
     let listen = section.get_or("listen", ([127, 0, 0, 1], 8080).into());
     let admin = section.get_or("admin", ([127, 0, 0, 1], 9464).into());
     let server = Server {
         listen,
         admin,
+        admin_access: admin_access(&mut section, admin, environment),
+        tls: tls(section.section("tls"), directory),
         max_connections: section.get_or("max_connections", nonzero(10_000)),
+        max_connections_per_ip: section.get_or("max_connections_per_ip", nonzero(8_000)),
         max_body_bytes: section.get_or("max_body_bytes", bytes(32 * KIB * KIB)).0,
         header_timeout: positive(&mut section, "header_timeout", seconds(60)),
         body_timeout: positive(&mut section, "body_timeout", seconds(30)),

@@ -38,10 +38,11 @@ impl Secret {
     }
 
     /// Resolves a reference to a key.
-    pub(super) fn resolve(
-        reference: &str,
-        environment: &[(String, String)],
-    ) -> Result<Self, String> {
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, without the secret.
+    pub fn resolve(reference: &str, environment: &[(String, String)]) -> Result<Self, String> {
         let secret = Self::resolve_text(reference, environment)?;
         let text = &secret.text;
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {

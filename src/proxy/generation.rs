@@ -21,10 +21,10 @@ use tower::retry::budget::TpsBudget;
 use crate::admission::{PoolConfig, PoolKey};
 use crate::config::{Config, Profile, Retry};
 use crate::metrics::ReloadMetrics;
-use crate::proxy::{Gateway, tenant};
 use crate::proxy::admit::pool_config;
 use crate::proxy::trace::Target;
 use crate::proxy::upstream::Upstream;
+use crate::proxy::{Gateway, tenant};
 use crate::time::Timestamp;
 
 /// Retries are counted against requests of the last ten seconds: long enough to smooth a burst,

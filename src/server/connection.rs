@@ -13,13 +13,14 @@ use axum::response::Response;
 use http::Request;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::Service as TowerService;
 
 use self::patient::Patient;
 use self::watch::{Peer, Watched};
+use super::room::Occupant;
 
 /// Bytes of a request's head. SDKs stay below 4 KiB; proxies in front commonly allow 32 or 64.
 const MAX_HEAD: usize = 64 << 10;
@@ -55,13 +56,16 @@ pub(super) struct Http {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve<A: App>(stream: TcpStream, app: A, http: Http) {
-    // A peer that has gone already is found out by the first read.
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve<S: Stream, A: App>(
+    stream: S,
+    app: A,
+    http: Http,
+    occupant: Arc<Occupant>,
+) {
     let peer = Arc::new(Peer::default());
     let builder = builder(&http);
     let io = TokioIo::new(Patient::new(stream, http.write_timeout, Arc::clone(&peer)));
-    let service = Watched::new(app, Arc::clone(&peer));
+    let service = Watched::new(app, Arc::clone(&peer), occupant);
     let mut connection = pin!(builder.serve_connection(io, service));
     // hyper limits the time for a head once it knows that the protocol is HTTP/1, and not before.
     let mut look = pin!(sleep_until(Instant::now() + http.header_timeout));
@@ -127,6 +131,11 @@ fn builder(http: &Http) -> Builder<TokioExecutor> {
         .keep_alive_timeout(PING);
     builder
 }
+
+/// What bytes come and go by, encrypted or not.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// What answers requests, on any number of connections at once.
 pub(super) trait App:

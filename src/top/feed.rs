@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Client, Url};
 
 use super::Snapshot;
@@ -15,6 +17,7 @@ pub struct Feed {
     client: Client,
     status: Url,
     shown: String,
+    headers: HeaderMap,
 }
 
 /// Why an address cannot be asked.
@@ -34,6 +37,12 @@ pub enum Unreachable {
         url: String,
         /// What the connection said.
         reason: String,
+    },
+    /// It answers to those who have its token.
+    #[error("{url} asks for a token: set TIDEGATE_ADMIN_TOKEN, or name it with --token")]
+    Locked {
+        /// Who was asked.
+        url: String,
     },
     /// What answers is something else.
     #[error("{url} answers {status}, which is not a gateway's status")]
@@ -61,7 +70,14 @@ impl Feed {
         let status = base.join("/status").map_err(|_| bad())?;
         let client = Client::builder().timeout(PATIENCE).no_proxy().build().map_err(|_| bad())?;
         let shown = status.as_str().trim_end_matches("/status").to_owned();
-        Ok(Self { client, status, shown })
+        Ok(Self { client, status, shown, headers: HeaderMap::new() })
+    }
+
+    /// The same, presenting this `Authorization`.
+    #[must_use]
+    pub fn with_bearer(mut self, bearer: Option<HeaderValue>) -> Self {
+        self.headers = bearer.map(|it| (AUTHORIZATION, it)).into_iter().collect();
+        self
     }
 
     /// The address, for people.
@@ -82,8 +98,12 @@ impl Feed {
                 if error.is_timeout() { "it took too long".to_owned() } else { cause(&error) };
             Unreachable::Silent { url: url(), reason }
         };
-        let answer = self.client.get(self.status.clone()).send().await.map_err(silent)?;
+        let request = self.client.get(self.status.clone()).headers(self.headers.clone());
+        let answer = request.send().await.map_err(silent)?;
         let status = answer.status();
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(Unreachable::Locked { url: url() });
+        }
         if !status.is_success() {
             return Err(Unreachable::Other { url: url(), status: status.to_string() });
         }

@@ -1,9 +1,11 @@
 //! The gateway from outside, over real loopback connections.
 
 mod admin;
+mod admin_access;
 mod breaker;
 mod cancel;
 mod classes;
+mod connections;
 mod estimate;
 mod explain;
 mod health;
@@ -25,3 +27,4 @@ mod slow;
 mod storm;
 mod streams;
 mod tenants;
+mod tls;

@@ -97,6 +97,8 @@ async function ask() {
   let pause = AGAIN_MS;
   try {
     const answer = await fetch(`/history${hour.query}`, { cache: "no-store" });
+    // The session is over: what comes instead of the page asks for the token.
+    if (answer.status === 401) location.reload();
     if (answer.ok) {
       const told = await answer.json();
       // A gateway that began anew knows nothing of what was before.

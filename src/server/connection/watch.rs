@@ -25,6 +25,7 @@ use tower::ServiceExt;
 use tower::util::Oneshot;
 
 use super::App;
+use crate::server::room::{Busy, Occupant};
 
 /// Requests of a connection that may be given up before they are answered, beyond as many as were
 /// answered. An SDK gives one up when its caller does; a rapid reset (CVE-2023-44487) gives up all.
@@ -106,16 +107,17 @@ impl Peer {
 pub(super) struct Watched<A> {
     app: A,
     peer: Arc<Peer>,
+    occupant: Arc<Occupant>,
 }
 
 impl<A> Watched<A> {
-    pub(super) const fn new(app: A, peer: Arc<Peer>) -> Self {
-        Self { app, peer }
+    pub(super) const fn new(app: A, peer: Arc<Peer>, occupant: Arc<Occupant>) -> Self {
+        Self { app, peer, occupant }
     }
 }
 
 impl<A: App> Service<Request<Incoming>> for Watched<A> {
-    type Response = Response;
+    type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Answering<A>;
 
@@ -134,7 +136,8 @@ impl<A: App> Service<Request<Incoming>> for Watched<A> {
             request.map(|body| Body::new(Asked { inner: body, peer: Arc::clone(&peer) }))
         };
         let inner = self.app.clone().oneshot(request);
-        Answering { inner, watch: Unanswered { peer, multiplexed, answered: false } }
+        let busy = Some(self.occupant.begin());
+        Answering { inner, watch: Unanswered { peer, multiplexed, answered: false }, busy }
     }
 }
 
@@ -181,11 +184,13 @@ pin_project! {
         #[pin]
         inner: Oneshot<A, Request<Body>>,
         watch: Unanswered,
+        // The connection is not at rest before the answer is gone.
+        busy: Option<Busy>,
     }
 }
 
 impl<A: App> Future for Answering<A> {
-    type Output = Result<Response, Infallible>;
+    type Output = Result<Response<Answer>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -193,7 +198,37 @@ impl<A: App> Future for Answering<A> {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        Poll::Ready(Ok(this.watch.answer(response)))
+        let busy = this.busy.take();
+        Poll::Ready(Ok(this.watch.answer(response).map(|inner| Answer { inner, _busy: busy })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer, whose connection is busy until it is gone.
+    pub(super) struct Answer {
+        #[pin]
+        inner: Body,
+        _busy: Option<Busy>,
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

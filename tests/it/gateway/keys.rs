@@ -65,7 +65,7 @@ async fn only_its_holder_is_told_what_is_wrong_with_a_key() {
         assert_eq!(ask(&gateway, key, "m").await, (status, code.to_owned()), "{key}");
         // What costs no quota is no less closed.
         let head = format!("authorization: Bearer {key}\r\n");
-        let get = Wire::open(gateway.api, request("GET /v1/models", &head, "")).await;
+        let mut get = Wire::open(gateway.api, request("GET /v1/models", &head, "")).await;
         assert_eq!(get.answer().await.status, status, "{key}");
     }
     assert_eq!(simulator.stats().started, 4);

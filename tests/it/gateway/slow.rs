@@ -1,4 +1,4 @@
-//! Peers that take their time, and more of them than there is room for.
+//! Peers that take their time.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::net::TcpSocket;
 use tokio::time::Instant;
 
 use crate::support::upstream::{STREAM_HEAD, Upstream, chunk, completion};
-use crate::support::wire::{Wire, chat, request};
+use crate::support::wire::{Wire, chat};
 use crate::support::{Gateway, eventually, hello, with};
 
 const SHORT: &str = "server.header_timeout = \"400ms\"";
@@ -85,26 +85,6 @@ async fn a_request_under_way_is_not_held_to_the_time_for_heads() {
     let gateway = Gateway::start(&upstream.url(), SHORT);
     let mut wire = Wire::open(gateway.api, chat("", hello().to_string())).await;
     assert_eq!(wire.answer().await.status, 200);
-    gateway.close().await;
-}
-
-#[tokio::test]
-async fn more_connections_than_allowed_wait_for_room() {
-    let upstream = Upstream::answering(completion()).await;
-    let gateway = Gateway::start(&upstream.url(), "server.max_connections = 2");
-    let get = || request("GET /v1/tcp_warming", "", "");
-    let mut first = Wire::open(gateway.api, get()).await;
-    let mut second = Wire::open(gateway.api, get()).await;
-    assert_eq!((first.answer().await.status, second.answer().await.status), (200, 200));
-    let mut third = Wire::open(gateway.api, get()).await;
-    third.silent(Duration::from_millis(80)).await;
-    assert!((gateway.metric("tidegate_connections ").await - 2.0).abs() < 0.1);
-    assert_eq!(gateway.page("/livez").await.0, 200, "the admin port has room of its own");
-    first.send(get()).await;
-    assert_eq!(first.answer().await.status, 200, "those who are in are served");
-    drop(first);
-    assert_eq!(third.answer().await.status, 200, "one out, one in");
-    drop((second, third));
     gateway.close().await;
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Process {
     child: Child,
     pub(crate) api: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// The line that said so.
+    pub(crate) ready: String,
 }
 
 impl Drop for Process {
@@ -63,14 +65,15 @@ impl Process {
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("it is piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
-        let mut addrs = line.split("http://").skip(1).filter_map(|rest| {
+        let mut addrs = line.split("://").skip(1).filter_map(|rest| {
             let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':')?;
             rest[..end].parse().ok()
         });
-        assert!(line.starts_with("tidegate ready: http://127.0.0.1:"), "{line:?}");
+        assert!(line.starts_with("tidegate ready: http"), "{line:?}");
+        assert!(line.contains("://127.0.0.1:"), "{line:?}");
         let api = addrs.next().expect("the API's address");
         let admin = addrs.last().expect("the admin port's address");
-        Self { child, api, admin }
+        Self { child, api, admin, ready: line }
     }
 
     pub(crate) fn pid(&self) -> Pid {
