@@ -92,11 +92,12 @@ impl Forward {
 fn is_timeout(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
-        if io.is_some_and(|it| it.kind() == io::ErrorKind::TimedOut) {
-            return true;
-        }
-        next = error.source();
+        next = match error.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::TimedOut => return true,
+            // Its source is that of what it holds, not what it holds.
+            Some(error) => error.get_ref().map(|held| held as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
     }
     false
 }
