@@ -1,4 +1,5 @@
-//! How many allocations the gateway makes for a request that need not wait.
+//! How many allocations the gateway makes for a request that need not wait, and how much memory it keeps
+//! for what callers can have many of (`memory`).
 //!
 //! A program of its own, since it counts whatever the whole process allocates: client and upstream
 //! are loops over sockets with buffers of their own, which allocate nothing. With `DHAT` set in the
@@ -7,18 +8,24 @@
 
 #![expect(clippy::print_stdout, reason = "the number is worth seeing when it passes, too")]
 
+mod memory;
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidegate::config::{Config, Overrides};
 use tidegate::server::Server;
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
+
+/// Whatever the process allocates is counted, so that one test at a time may run.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Requests before counting begins: connections are open, estimates learned, buffers grown.
 const WARM_UP: u32 = 400;
@@ -136,6 +143,7 @@ fn collector() -> SocketAddr {
 
 #[test]
 fn a_request_that_need_not_wait_allocates_little() {
+    let _alone = ONE_AT_A_TIME.lock();
     let upstream = format!("[upstream]\nbase_url = \"http://{}\"\n", upstream());
     let each = measure(&upstream, "dhat-heap.json");
     assert!(each <= MOST, "{each:.2} allocations a request");
