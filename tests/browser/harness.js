@@ -66,9 +66,9 @@ class Child {
 }
 
 /** A simulated upstream, a gateway with keys and limits, and those who call it. `scale` is how many
- * times faster than the clock the windows pass. */
+ * times faster than the clock the windows pass, `token` what the admin port asks for. */
 export class World {
-  static async start({ scale = 1 } = {}) {
+  static async start({ scale = 1, token = "" } = {}) {
     const world = new World();
     world.directory = await mkdtemp(join(tmpdir(), "tidegate-browser-"));
     const limits = [
@@ -98,11 +98,14 @@ export class World {
       const written = unit === "requests" && name === "day" ? limit * 2 : limit;
       return `{ unit = "${unit}", limit = ${written}, per = "${per}", name = "${name}" }`;
     });
+    const secret = join(world.directory, "admin-token");
+    if (token) await writeFile(secret, `${token}\n`);
     await writeFile(
       world.config,
       `[server]
 listen = "127.0.0.1:0"
 admin = "127.0.0.1:0"
+admin_token = ${JSON.stringify(token ? `file:${secret}` : "")}
 drain_timeout = "4s"
 [upstream]
 base_url = "${world.upstream}"

@@ -128,7 +128,7 @@ class Gateway:
         path.write_text(toml(config))
         state = [] if "state" in config else ["--stateless"]
         self.process = Process(directory, "gateway", ["serve", *state, "--config", str(path)], env)
-        found = re.search(r"(http://\S+)/v1 -> .* (http://[^)\s]+)\)", self.process.ready)
+        found = re.search(r"(https?://\S+)/v1 -> .* (http://[^)\s]+)\)", self.process.ready)
         self.url, self.admin = found[1], found[2]
 
     def page(self, path: str) -> str:
