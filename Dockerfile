@@ -41,9 +41,11 @@ COPY --from=build --chown=65532:65532 /state /var/lib
 # By number, so that an orchestrator can see that it is not root.
 USER 65532:65532
 
-# A container's loopback is of no use to anybody else; publish the ports on the host's as needed.
+# A container's loopback is of no use to anybody else; publish the port on the host's as needed. The admin
+# port stays on that loopback, where the health check finds it. To have it outside takes a token, too:
+#   -p 127.0.0.1:9464:9464 -e TIDEGATE_SERVER_ADMIN=0.0.0.0:9464 -e TIDEGATE_ADMIN_TOKEN
+# or, in a network where all may see it, TIDEGATE_SERVER_ADMIN_OPEN=true in the place of the token.
 ENV TIDEGATE_SERVER_LISTEN=0.0.0.0:8080 \
-    TIDEGATE_SERVER_ADMIN=0.0.0.0:9464 \
     TIDEGATE_STATE_DIR=/var/lib/tidegate
 
 # The quota used today and the usage history. Without a volume of a name, each new container begins

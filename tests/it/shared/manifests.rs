@@ -104,10 +104,10 @@ fn configured(documents: &[Value], secrets: &Path) -> Config {
 
 fn secrets() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    for secret in ["account/api-key", "redis/password"] {
+    for secret in ["account/api-key", "admin/token", "redis/password"] {
         let path = folder.path().join(secret);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-        std::fs::write(path, "planted").expect("a file");
+        std::fs::write(path, "planted-secret-of-some-length").expect("a file");
     }
     folder
 }
@@ -133,6 +133,8 @@ fn a_gateway_in_a_pod_goes_by_what_the_manifest_says() {
         let probe = &container["livenessProbe"]["httpGet"]["port"];
         assert_eq!(port(text(probe)), Some(config.server.admin.port().into()), "{file}");
         assert!(config.server.admin.ip().is_unspecified(), "{file}: the kubelet asks there");
+        let access = &config.server.admin_access;
+        assert!(access.token.is_some() && !access.open, "{file}: a cluster is no private network");
         if inside {
             let url = named(&pod["containers"][0]["env"], &"CEREBRAS_BASE_URL".into());
             assert_eq!(text(&url["value"]), format!("http://{}", config.server.listen));
@@ -269,6 +271,7 @@ fn the_composition_has_three_gateways_and_one_redis() {
         let file = volumes.iter().find_map(|it| it.strip_suffix(place)?.strip_suffix(':'));
         let file = read(file.expect("a configuration is mounted"));
         let config = Config::parse(&file, environment, &Overrides::default()).expect("it is valid");
+        assert!(config.server.admin_access.open, "{name}: published on loopback only");
         let hosts = config.shared.expect("a shared quota").servers.hosts;
         assert_eq!(hosts, [("redis".to_owned(), 6379)]);
         assert!(services.contains_key("redis"));
@@ -286,6 +289,36 @@ fn the_composition_has_three_gateways_and_one_redis() {
         assert!(grace > config.server.drain_timeout.as_secs(), "{name}");
     }
     assert_eq!(gateways, 3);
+}
+
+#[test]
+fn the_image_alone_shows_its_admin_port_to_nobody() {
+    let file = read("config/tidegate.toml");
+    let config = Config::parse(&file, image_environment(), &Overrides::default()).expect("valid");
+    assert!(config.server.listen.ip().is_unspecified(), "it is to be published");
+    assert!(config.server.admin.ip().is_loopback(), "the health check asks there");
+}
+
+#[test]
+fn prometheus_asks_the_composed_gateway_by_a_name_that_it_goes_by() {
+    let document = documents(COMPOSE[0]).remove(0);
+    let mut environment = image_environment();
+    let own = list(&document["services"]["gateway"]["environment"]);
+    let own = own.filter_map(|it| text(it).split_once('='));
+    environment.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let file = read("config/tidegate.toml");
+    let config = Config::parse(&file, environment, &Overrides::default()).expect("valid");
+    let prometheus = documents("config/prometheus/prometheus.yml").remove(0);
+    let target = &prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0];
+    let (host, port) = text(target).split_once(':').expect("a host and a port");
+    assert_eq!(config.server.admin_access.hosts, [host]);
+    assert_eq!(config.server.admin.port().to_string(), port);
+    assert!(config.server.admin_access.open && config.server.admin.ip().is_unspecified());
+    for (name, service) in document["services"].as_object().expect("services") {
+        for port in list(&service["ports"]) {
+            assert!(text(port).starts_with("127.0.0.1:"), "{name}: {port}");
+        }
+    }
 }
 
 /// The rights that the manifest gives the gateways, for a server to try them on.
