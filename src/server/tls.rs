@@ -44,6 +44,8 @@ const MOST_PLAIN: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Encryption {
     files: Tls,
+    /// What the files were before they were first read.
+    first: [Stamp; 3],
     now: RwLock<Certified>,
     metrics: ServerMetrics,
 }
@@ -54,9 +56,10 @@ type Stamp = Option<(u64, u64, u64, [i64; 4])>;
 impl Encryption {
     /// Reads the files.
     pub(super) fn read(files: &Tls, metrics: ServerMetrics) -> io::Result<Arc<Self>> {
+        let first = stamps(files);
         let certified = files.read().map_err(io::Error::other)?;
         metrics.certificate_expiry.set(expiry::of(&certified.leaf));
-        Ok(Arc::new(Self { files: files.clone(), now: RwLock::new(certified), metrics }))
+        Ok(Arc::new(Self { files: files.clone(), first, now: RwLock::new(certified), metrics }))
     }
 
     /// How connections to the API are encrypted.
@@ -75,7 +78,7 @@ impl Encryption {
         let mut hangups = signal(SignalKind::hangup()).ok();
         let mut every = tokio::time::interval(LOOK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = self.stamps().await;
+        let mut seen = self.first;
         loop {
             let told = async {
                 match &mut hangups {
@@ -88,7 +91,9 @@ impl Encryption {
                 _ = every.tick() => false,
                 () = stop.cancelled() => return,
             };
-            let now = self.stamps().await;
+            let files = self.files.clone();
+            let look = tokio::task::spawn_blocking(move || stamps(&files)).await;
+            let now = look.unwrap_or(seen);
             if told || now != seen {
                 // As of before the files were read: what changes meanwhile is read once more.
                 seen = now;
@@ -112,17 +117,17 @@ impl Encryption {
             Err(problem) => tracing::warn!(%problem, "the certificates stay as they were"),
         }
     }
-
-    async fn stamps(&self) -> [Stamp; 3] {
-        let Tls { cert, key, client_ca, .. } = &self.files;
-        [stamp(Some(cert)).await, stamp(Some(key)).await, stamp(client_ca.as_deref()).await]
-    }
 }
 
-async fn stamp(path: Option<&Path>) -> Stamp {
+fn stamps(files: &Tls) -> [Stamp; 3] {
+    let Tls { cert, key, client_ca, .. } = files;
+    [stamp(Some(cert)), stamp(Some(key)), stamp(client_ca.as_deref())]
+}
+
+fn stamp(path: Option<&Path>) -> Stamp {
     use std::os::unix::fs::MetadataExt;
     // Of what a link leads to: that is what orchestrators replace.
-    let found = tokio::fs::metadata(path?).await.ok()?;
+    let found = path?.metadata().ok()?;
     let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
     Some((found.dev(), found.ino(), found.len(), times))
 }

@@ -32,7 +32,7 @@ async function visitor(options = {}) {
 }
 
 async function sign(page, token) {
-  await page.getByLabel("Token").fill(token);
+  await page.getByLabel("Token", { exact: true }).fill(token);
   await page.getByRole("button", { name: "Sign in" }).click();
 }
 
@@ -57,9 +57,9 @@ test("a person signs in once, watches, and signs out", async () => {
   await other.locator('#live[data-state="live"]').waitFor();
   await other.getByRole("link", { name: "session" }).click();
   await other.getByRole("button", { name: "Sign out" }).click();
-  await other.getByLabel("Token").waitFor();
+  await other.getByLabel("Token", { exact: true }).waitFor();
   // The page that is still open notices when it asks next, and makes room for the form.
-  await page.getByLabel("Token").waitFor();
+  await page.getByLabel("Token", { exact: true }).waitFor();
   await context.close();
 });
 
