@@ -9,8 +9,8 @@ const VARIABLE: &str = "TIDEGATE_ADMIN_TOKEN";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Token {
-    /// Where the admin port's token is, if it asks for one: env:NAME or file:PATH
-    /// [default: env:TIDEGATE_ADMIN_TOKEN, if that is set].
+    /// Where the admin port's token is, if it asks for one: `env:NAME` or
+    /// `file:PATH` [default: `env:TIDEGATE_ADMIN_TOKEN`, if that is set].
     #[arg(long = "token", value_name = "REFERENCE")]
     reference: Option<String>,
 }
