@@ -144,9 +144,12 @@ pub(super) fn is_open(head: &http::response::Parts) -> bool {
 
 /// Makes the upstream's headers those of the answer to the caller.
 pub(super) fn for_caller(headers: &mut HeaderMap) {
-    // Where a message has both, the coding says where it ends, and the length lies (RFC 9112, 6.3).
+    // A length beside chunks says nothing (RFC 9112, 6.3), and one said twice says it once. On the way to
+    // the caller, where the chunks are gone, it would be believed.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = headers.get(CONTENT_LENGTH).cloned() {
+        headers.insert(CONTENT_LENGTH, length);
     }
     strip_hop_by_hop(headers, |_| false);
 }

@@ -113,9 +113,11 @@ pub(super) async fn whole(
             None if rest.is_empty() => first = Some(data),
             None => rest.extend_from_slice(&data),
             Some(before) => {
-                // The announced length is the caller's word: it may only save small growth steps.
-                let expected = usize::try_from(announced.min(1 << 20)).unwrap_or(0);
-                rest.reserve(expected.max(before.len() + data.len()));
+                let both = before.len() + data.len();
+                // The announced length is the caller's word: it saves growth steps, and whoever wants
+                // memory for it has sent a quarter of that.
+                let expected = usize::try_from(announced).unwrap_or(0).min(4 * both);
+                rest.reserve(expected.max(both));
                 rest.extend_from_slice(&before);
                 rest.extend_from_slice(&data);
             }

@@ -9,6 +9,7 @@ mod frames;
 mod http2;
 mod reply;
 mod run;
+mod unread;
 
 use self::case::{Theme, themes};
 use self::run::run_theme;

@@ -70,7 +70,8 @@ pub(crate) fn config_text(upstream: &str, changes: &str) -> String {
     toml::to_string(&tree).expect("a tree is TOML")
 }
 
-fn merge(tree: &mut toml::Table, over: toml::Table) {
+/// Puts one tree over another.
+pub(crate) fn merge(tree: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (tree.get_mut(&key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(above)) => merge(below, above),

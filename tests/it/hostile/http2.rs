@@ -1,5 +1,7 @@
 //! HTTP/2: requests that are none, frames that break its rules, and floods of good ones.
 
+mod floods;
+
 use std::time::Duration;
 
 use super::frames::{
@@ -410,5 +412,3 @@ async fn good_answer(gateway: &Gateway) {
     let mut wire = Wire::open(gateway.api, chat("", hello().to_string())).await;
     assert_eq!(wire.answer().await.status, 200, "others are served meanwhile");
 }
-
-mod floods;

@@ -130,7 +130,7 @@ async fn heads_without_end_end_the_connection() {
     ] {
         let mut peer = Peer::open(gateway.api, &[]).await;
         peer.send(&frame(HEADERS, END_STREAM, 1, &block(&GET))).await;
-        let (taken, ended) = flood(&mut peer, &piece, 200_000).await;
+        let (taken, ended) = flood(&mut peer, &piece, 2_000_000).await;
         assert!(ended, "{what}: {taken} were taken");
     }
     good_answer(&gateway).await;
@@ -224,18 +224,17 @@ async fn a_request_that_waits_is_not_idle() {
 async fn frames_without_a_point_hold_nobody_up() {
     // CVE-2019-9513 (priorities), CVE-2019-9518 (empty frames), and windows one byte at a time.
     let (_upstream, gateway) = pair("").await;
-    for (what, piece) in [
-        ("priorities", frame(PRIORITY, 0, 5, &[0, 0, 0, 3, 9])),
-        ("windows", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])),
-        ("unknown frames", frame(0xfb, 0, 0, &[])),
-        ("empty data", frame(DATA, 0, 1, &[])),
+    for piece in [
+        frame(PRIORITY, 0, 5, &[0, 0, 0, 3, 9]),
+        frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        frame(0xfb, 0, 0, b"an extension"),
+        frame(DATA, 0, 1, &[]),
     ] {
         let mut peer = Peer::open(gateway.api, &[]).await;
         peer.send(&frame(HEADERS, END_HEADERS, 1, &block(&POST))).await;
         flood(&mut peer, &piece, 100_000).await;
         good_answer(&gateway).await;
         drop(peer);
-        eprintln!("{what} are over");
     }
     goes_on(gateway).await;
 }
