@@ -114,8 +114,8 @@ impl Theme {
     pub(super) fn read(file: &str) -> Self {
         let path = folder().join(format!("{file}.toml"));
         let text = std::fs::read_to_string(&path).expect("a file of the corpus");
-        let read = toml::from_str(&text);
-        let mut theme: Self = read.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let read = toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()));
+        let mut theme: Self = read.expect("cases as described in README.md");
         theme.file = file.to_owned();
         theme
     }
@@ -172,12 +172,14 @@ impl Words {
             return self.bytes(text).repeat(count.parse().expect("a number of times"));
         }
         let (name, part) = text.split_once('.').unwrap_or((text, ""));
-        let bytes = self.0.get(name).unwrap_or_else(|| panic!("<{name}> is not known"));
+        let bytes = self.0.get(name).ok_or_else(|| format!("<{name}>")).expect("a known text");
         match part {
-            "" => bytes.clone(),
             "len" => bytes.len().to_string().into_bytes(),
             "hex" => format!("{:x}", bytes.len()).into_bytes(),
-            part => panic!("<{name}.{part}> is not known"),
+            part => {
+                assert!(part.is_empty(), "<{name}.{part}> is not known");
+                bytes.clone()
+            }
         }
     }
 }
@@ -190,10 +192,10 @@ fn escape(rest: &mut std::str::Chars<'_>) -> Option<u8> {
         Some('t') => Some(b'\t'),
         Some('0') => Some(0),
         Some('\\') => Some(b'\\'),
-        Some('x') => {
+        other => {
+            assert_eq!(other, Some('x'), "an escape that is known");
             let digits: String = rest.by_ref().take(2).collect();
             Some(u8::from_str_radix(&digits, 16).expect("two hex digits"))
         }
-        other => panic!("\\{other:?} is not known"),
     }
 }

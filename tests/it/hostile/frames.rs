@@ -91,9 +91,11 @@ impl Frame {
         let block = if block[0] & 0xe0 == 0x20 { &block[1..] } else { block };
         match block[0] {
             short @ 0x88..=0x8e => [200, 204, 206, 304, 400, 404, 500][usize::from(short - 0x88)],
-            // By name 8, with, without or never an index; the value in Huffman's code or not.
-            0x48 | 0x08 | 0x18 => digits(&block[1..]),
-            other => panic!("a status in another form: {other:#x}"),
+            literal => {
+                // By name 8, with, without or never an index; the value in Huffman's code or not.
+                assert!([0x48, 0x08, 0x18].contains(&literal), "another form: {literal:#x}");
+                digits(&block[1..])
+            }
         }
     }
 }

@@ -1,14 +1,26 @@
 //! More of it than anybody needs: each flood ends, others are served meanwhile, and nothing is left.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::super::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, Peer, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, fields, frame, setting,
+};
+use super::{GET, Got, POST, block, goes_on, good_answer, got, head, pair, replaced};
+use crate::support::Gateway;
+use crate::support::upstream::{Upstream, answer, completion};
+
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// Sends the same again and again, without reading; how much of it was taken before the connection
 /// ended or its peer was made to wait.
 async fn flood(peer: &mut Peer, piece: &[u8], times: usize) -> (usize, bool) {
     let burst = piece.repeat(100);
     for round in 0..times.div_ceil(100) {
-        let writing = tokio::io::AsyncWriteExt::write_all(&mut peer.socket, &burst);
-        match tokio::time::timeout(Duration::from_millis(500), writing).await {
+        match timeout(Duration::from_millis(500), peer.socket.write_all(&burst)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return (round * 100, true),
             Err(_) => return (round * 100, false),
@@ -178,7 +190,7 @@ async fn more_streams_than_allowed_are_refused_one_by_one() {
 #[tokio::test]
 async fn a_window_that_never_opens_holds_nothing() {
     // CVE-2019-9511 (data dribble) and its like: the answer is there, and nobody takes it.
-    let big = crate::support::upstream::answer("200 OK", "", vec![b'a'; 1 << 20]);
+    let big = answer("200 OK", "", vec![b'a'; 1 << 20]);
     let upstream = Upstream::answering(big).await;
     let changes = "server.write_timeout = \"200ms\"\nserver.header_timeout = \"400ms\"";
     let gateway = Gateway::start(&upstream.url(), changes);
@@ -208,7 +220,7 @@ async fn a_connection_that_only_answers_pings_is_closed() {
 async fn a_request_that_waits_is_not_idle() {
     let upstream = Upstream::start(|_, mut socket| async move {
         tokio::time::sleep(Duration::from_millis(900)).await;
-        let sent = tokio::io::AsyncWriteExt::write_all(&mut socket, &completion()).await;
+        let sent = socket.write_all(&completion()).await;
         sent.ok().map(|()| socket)
     })
     .await;
