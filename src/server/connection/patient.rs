@@ -18,9 +18,9 @@ const LINGER_PAUSE: Duration = Duration::from_secs(2);
 const LINGER: Duration = Duration::from_secs(30);
 
 /// How much it may send: over HTTP/1 a large body, sent whole before its client looks for an answer;
-/// over HTTP/2 somewhat more than its windows had room for.
+/// over HTTP/2 somewhat more than its windows had room for, and as much where no request was made out.
 const LINGER_BYTES: usize = 64 << 20;
-const LINGER_BYTES_HTTP2: usize = 2 << 20;
+const LINGER_BYTES_NO_BODY: usize = 2 << 20;
 
 /// A stream with a limit on the time for which the peer may take nothing.
 ///
@@ -71,8 +71,8 @@ impl<S: AsyncRead + Unpin> Patient<S> {
         let lingering = self.lingering.get_or_insert_with(|| {
             let until = Instant::now() + LINGER;
             let pause = Box::pin(sleep_until(Instant::now() + LINGER_PAUSE));
-            let multiplexes = self.peer.multiplexes();
-            let room = if multiplexes { LINGER_BYTES_HTTP2 } else { LINGER_BYTES };
+            let sends_body = self.peer.has_begun() && !self.peer.multiplexes();
+            let room = if sends_body { LINGER_BYTES } else { LINGER_BYTES_NO_BODY };
             Lingering { until, pause, room }
         });
         let mut thrown_away = [0; 8 << 10];

@@ -14,7 +14,7 @@ use super::case::{Case, Sees, Theme, Then, Words};
 use super::reply::{Replies, Reply};
 use crate::support::upstream::{Seen, Upstream, completion};
 use crate::support::wire::{Wire, request};
-use crate::support::{Gateway, PATIENCE, merge};
+use crate::support::{Gateway, PATIENCE, config_text, merge};
 
 /// Cases at once: most of their time is pauses.
 const AT_ONCE: usize = 24;
@@ -62,9 +62,9 @@ pub(super) async fn run_theme(file: &str) {
 async fn run(case: &Case, way: Pieces, words: &Words, config: &str) -> Result<(), String> {
     let upstream = case.upstream.as_ref().map_or_else(completion, |text| words.bytes(text));
     let upstream = Upstream::answering(upstream).await;
-    let mut changes: toml::Table = config.parse().expect("TOML");
-    merge(&mut changes, case.config.parse().expect("TOML"));
-    let gateway = Gateway::start(&upstream.url(), &changes.to_string());
+    let mut tree: toml::Table = config_text(&upstream.url(), config).parse().expect("TOML");
+    merge(&mut tree, case.config.parse().expect("TOML"));
+    let gateway = Gateway::start_text(&tree.to_string());
     let socket = TcpStream::connect(gateway.api).await.expect("it listens");
     socket.set_nodelay(true).expect("an open socket");
     let (read, write) = socket.into_split();
