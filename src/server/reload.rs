@@ -104,17 +104,27 @@ impl Reloader {
     /// Reads it again whenever one of its files has changed, until `stop`.
     pub async fn watch(&self, stop: CancellationToken) {
         let Some(mut watch) = Watch::start(&self.current.get().config().files) else { return };
+        // Between the first reading and now nobody looked.
+        let mut changed = self.differs().await;
         loop {
-            tokio::select! {
-                () = watch.changed() => {}
-                () = stop.cancelled() => return,
-            }
-            if self.current.get().config().server.reload == ReloadOn::Auto {
+            if changed && self.current.get().config().server.reload == ReloadOn::Auto {
                 self.reload().await;
             }
             // It may consist of other files now.
             watch.look_at(&self.current.get().config().files);
+            tokio::select! {
+                () = watch.changed() => changed = true,
+                () = stop.cancelled() => return,
+            }
         }
+    }
+
+    /// Whether there is something else to be read than what is in force.
+    async fn differs(&self) -> bool {
+        let running = self.current.get();
+        let (origin, before) = (Arc::clone(&self.origin), Arc::clone(running.config()));
+        let read = tokio::task::spawn_blocking(move || read(&origin, &before)).await;
+        !matches!(read, Ok(Ok((_, changed))) if changed.is_empty())
     }
 }
 

@@ -37,7 +37,7 @@ struct State {
 /// Writes what is still buffered when it is dropped.
 #[must_use = "lines that are still buffered are lost without it"]
 #[derive(Debug)]
-pub struct Flush {
+pub(super) struct Flush {
     buffer: Buffer,
     writer: Option<JoinHandle<()>>,
 }

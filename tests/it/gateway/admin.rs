@@ -110,8 +110,8 @@ async fn the_status_shows_every_pool_with_its_levels() {
     let keys = |value: &Value| {
         value.as_object().map(|it| it.keys().cloned().collect::<Vec<_>>().join(" "))
     };
-    let top = "at batches body_bytes connections draining in_flight pools pools_total refusals \
-               tenants today uptime_seconds version";
+    let top = "at batches body_bytes config connections draining in_flight pools pools_total \
+               refusals tenants today uptime_seconds version";
     assert_eq!(keys(&status).as_deref(), Some(top));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&status["in_flight"], &status["draining"]), (&json!(2), &json!(false)));

@@ -66,11 +66,12 @@ impl Filed {
     }
 }
 
-/// So many requests and tokens, of which nothing comes back while a test runs.
+/// So many requests and tokens, of which nothing comes back while a test runs; but requests that have to
+/// wait may hope.
 fn limits(requests: u64, tokens: u64) -> String {
     format!(
         "models.\"*\".limits = [\
-         {{ unit = \"requests\", limit = {requests}, per = \"1d\", name = \"day\", mode = \"sliding\", learn = \"never\" }}, \
+         {{ unit = \"requests\", limit = {requests}, per = \"5m\", name = \"day\", mode = \"sliding\", learn = \"never\" }}, \
          {{ unit = \"tokens\", limit = {tokens}, per = \"1d\", name = \"minute\", mode = \"sliding\", learn = \"never\" }} ]"
     )
 }

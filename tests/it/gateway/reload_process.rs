@@ -17,8 +17,8 @@ const APPLIED: &str = "tidegate_config_reloads_total{result=\"applied\"}";
 fn limits(requests: u64) -> String {
     format!(
         "models.\"*\".limits = [ \
-         {{ unit = \"requests\", limit = {requests}, per = \"1d\", learn = \"never\" }}, \
-         {{ unit = \"tokens\", limit = 100_000, per = \"1d\", learn = \"never\" }} ]"
+         {{ unit = \"requests\", limit = {requests}, per = \"1d\", mode = \"sliding\", learn = \"never\" }}, \
+         {{ unit = \"tokens\", limit = 100_000, per = \"1d\", mode = \"sliding\", learn = \"never\" }} ]"
     )
 }
 
