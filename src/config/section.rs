@@ -142,7 +142,12 @@ impl<'a> Section<'a> {
     }
 
     fn path_of(&self, key: &str, node: &Node) -> String {
-        let path = self.child(key);
+        let path = match (key, self.path.as_str()) {
+            // A file may have a key that is empty, which is not the section itself.
+            ("", "") => "\"\"".to_owned(),
+            ("", path) => format!("{path}.\"\""),
+            _ => self.child(key),
+        };
         node.variable.as_ref().map_or_else(|| path.clone(), |name| format!("{name} ({path})"))
     }
 

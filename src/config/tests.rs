@@ -73,6 +73,13 @@ fn the_effective_configuration_reads_back_as_itself() {
 }
 
 #[test]
+fn an_empty_key_has_a_path_too() {
+    let problems = parse("\"\" = 1\n[log]\n\"\" = 2\n[models.\"*\"]\nlimits = []").unwrap_err();
+    let paths: Vec<_> = problems.list().iter().map(|it| it.path.as_str()).collect();
+    assert!(paths.contains(&"\"\"") && paths.contains(&"log.\"\""), "{paths:?}");
+}
+
+#[test]
 fn every_problem_is_listed_with_its_path_and_line() {
     let text = r#"
 [server]
