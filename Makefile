@@ -1,4 +1,4 @@
-.PHONY: run test install check mutants model bench plots minute screenshots clean
+.PHONY: run test install check fuzz sbom mutants model bench plots minute screenshots clean
 
 # The gateway in front of a simulated upstream: nothing to configure.
 run:
@@ -14,12 +14,28 @@ install:
 
 check: .tools/bin/cargo-deny
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --document-private-items
 	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked check bans licenses sources
+	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo deny --locked --manifest-path fuzz/Cargo.toml check bans licenses sources
 
 .tools/bin/cargo-deny:
 	command -v cargo-deny || cargo install --locked --root .tools cargo-deny@0.20.2
+
+# Made-up bytes for everything that reads what comes from outside: ten minutes for each target, and
+# what reaches something new is kept.
+fuzz:
+	fuzz/run --keep
+
+# What the program is made of, as CycloneDX: target/tidegate.cdx.json.
+sbom: .tools/bin/cargo-cyclonedx
+	PATH="$$PATH:$(CURDIR)/.tools/bin" cargo cyclonedx --quiet --format json --spec-version 1.5 --no-build-deps --override-filename tidegate.cdx
+	mkdir -p target
+	mv tidegate.cdx.json target/
+
+.tools/bin/cargo-cyclonedx:
+	command -v cargo-cyclonedx || cargo install --locked --root .tools cargo-cyclonedx@0.5.9
 
 # Breaks the core on purpose: every mistake must be noticed by the tests.
 mutants:
@@ -56,4 +72,5 @@ screenshots: install
 clean:
 	cargo clean
 	cargo clean --manifest-path models/Cargo.toml
+	rm -rf fuzz/artifacts fuzz/logs
 	rm -rf .venv .tools tests/sdk/node/node_modules tests/browser/node_modules

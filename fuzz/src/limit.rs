@@ -1,0 +1,1 @@
+../../src/limit.rs
