@@ -67,10 +67,12 @@ impl Needles {
 
     /// Checks that not even a part of any of them is there, however it is spelt.
     pub(crate) fn are_not_in(&self, place: &str, text: &[u8]) {
-        let Some(found) = self.search.find(text) else { return };
-        let around = &text[found.start().saturating_sub(300)..text.len().min(found.end() + 300)];
-        let around = String::from_utf8_lossy(around);
-        panic!("a part of {:?} is in {place}: … {around} …", self.of[found.pattern().as_usize()]);
+        let found = self.search.find(text).map(|found| {
+            let (from, to) = (found.start().saturating_sub(300), found.end() + 300);
+            let around = String::from_utf8_lossy(&text[from..to.min(text.len())]).into_owned();
+            (self.of[found.pattern().as_usize()], around)
+        });
+        assert_eq!(found, None, "a part of a secret is in {place}");
     }
 }
 
