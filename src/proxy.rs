@@ -383,7 +383,7 @@ async fn unmetered(
     if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
         return Err(ProxyError::Upgrade);
     }
-    headers::for_caller(&mut head.headers);
+    headers::for_caller(&mut head);
     let good = head.status.is_success();
     let outcome = if good { Outcome::Completed } else { Outcome::UpstreamError };
     let idle = gateway.config.upstream.idle_timeout;

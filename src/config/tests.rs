@@ -147,6 +147,30 @@ limits = [
 }
 
 #[test]
+fn an_authority_of_ones_own_is_a_file_with_certificates() {
+    let parse_with = |file: &str| {
+        parse(&DEFAULT_FILE.replace("[upstream]", &format!("[upstream]\nca_file = {file:?}")))
+    };
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+    std::fs::write(path("two"), certificate.pem().repeat(2)).unwrap();
+    std::fs::write(path("none"), "nothing").unwrap();
+    std::fs::write(path("bad"), certificate.pem().replacen("MI", "!?", 1)).unwrap();
+    let config = parse_with(&path("two")).unwrap();
+    assert_eq!((config.upstream.ca.len(), &config.upstream.ca_file), (2, &path("two")));
+    assert!(parse(&config.to_toml()).is_ok_and(|again| again == config), "it reads back");
+    for (name, problem) in
+        [("none", "no certificate in it"), ("bad", "bad"), ("nowhere", "No such")]
+    {
+        let problems = parse_with(&path(name)).unwrap_err().to_string();
+        assert!(problems.contains("upstream.ca_file"), "{problems}");
+        assert!(problems.contains(problem), "{problems}");
+    }
+}
+
+#[test]
 fn a_configuration_that_limits_nothing_is_an_error() {
     let upstream = "[upstream]\nbase_url = \"http://h\"\n";
     for (models, why) in [

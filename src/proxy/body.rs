@@ -38,6 +38,10 @@ pub(super) struct Passed {
 /// some clients throw away what they have not looked at when they learn of it.
 pub(super) const BREAK_AFTER: Duration = Duration::from_millis(20);
 
+/// An answer that says it used more is not believed, and charged as if it had said nothing: no model takes
+/// or makes ten million tokens in one call, and a slip of the upstream's must not lock a quota for days.
+const BELIEVABLE: u64 = 1 << 24;
+
 /// Why a body of the upstream ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
@@ -190,7 +194,8 @@ impl Metered {
     fn end(&mut self, broken: Option<Outcome>) {
         let Some(Ending { passage, record }) = self.ending.take() else { return };
         self.meter.finish();
-        let seen = self.meter.seen();
+        let mut seen = self.meter.seen();
+        seen.usage = seen.usage.filter(|usage| usage.total.max(usage.prompt) <= BELIEVABLE);
         let metrics = record.metrics();
         observe(&metrics.upstream_duration, self.sent_at.elapsed());
         let outcome = broken.unwrap_or(match &seen.error {

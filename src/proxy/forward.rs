@@ -219,7 +219,7 @@ impl Forward {
     ) -> Result<Response, Miss> {
         let (mut head, body) = answer.into_parts();
         let open = headers::is_open(&head);
-        headers::for_caller(&mut head.headers);
+        headers::for_caller(&mut head);
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             self.record.trace(|trace| trace.end_call(Some("upgrade")));
             return Err(Miss::without_answer(passage, ProxyError::Upgrade, true, None));

@@ -142,8 +142,12 @@ pub(super) fn is_open(head: &http::response::Parts) -> bool {
     head.version < http::Version::HTTP_2 && !framed
 }
 
-/// Makes the upstream's headers those of the answer to the caller.
-pub(super) fn for_caller(headers: &mut HeaderMap) {
+/// Makes the upstream's head that of the answer to the caller, whose connection has a version and a
+/// framing of its own.
+pub(super) fn for_caller(head: &mut http::response::Parts) {
+    // An answer of HTTP/1.0 would end with the caller's connection, whether it came whole or not.
+    head.version = http::Version::default();
+    let headers = &mut head.headers;
     // A length beside chunks says nothing (RFC 9112, 6.3), and one said twice says it once. On the way to
     // the caller, where the chunks are gone, it would be believed.
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -299,6 +303,22 @@ mod tests {
         );
         assert_eq!(headers["cookie"], "a=1; b=2");
         assert_eq!(headers["authorization"], "Bearer ours");
+    }
+
+    #[test]
+    fn a_callers_answer_has_one_length_at_most_and_none_beside_chunks() {
+        let passed = |headers: &[(&'static str, &'static str)]| {
+            let mut head = Response::new(axum::body::Body::empty()).into_parts().0;
+            (head.headers, head.version) = (map(headers), http::Version::HTTP_10);
+            for_caller(&mut head);
+            assert_eq!(head.version, http::Version::HTTP_11);
+            head.headers
+        };
+        let chunked =
+            passed(&[("content-length", "5"), ("transfer-encoding", "chunked"), ("x-one", "1")]);
+        assert_eq!(names(&chunked), ["x-one"]);
+        let twice = passed(&[("content-length", "5"), ("content-length", "5")]);
+        assert_eq!(twice.get_all("content-length").iter().collect::<Vec<_>>(), ["5"]);
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub(super) struct Sse {
     seen: Seen,
     /// Events that told a usage.
     usages: u64,
+    /// Whether the last event did.
+    told: bool,
 }
 
 impl Sse {
@@ -60,6 +62,7 @@ impl Sse {
             report: Report::default(),
             seen: Seen::default(),
             usages: 0,
+            told: false,
         }
     }
 
@@ -115,9 +118,9 @@ impl Sse {
     }
 
     /// Whether the usage is that of the whole answer, though the stream may have broken off behind it:
-    /// one event had it, and was not the first. Some upstreams tell in every event what it is so far.
+    /// only the last event had it, and it was not the first. Some upstreams tell in every event what it is so far.
     pub(super) fn is_usage_final(&self) -> bool {
-        self.seen.done || (self.usages == 1 && self.seen.events > 1)
+        self.seen.done || (self.usages == 1 && self.told && self.seen.events > 1)
     }
 
     fn end_line(&mut self, end: u8) {
@@ -163,7 +166,8 @@ impl Sse {
             } else {
                 self.seen.events += 1;
             }
-            self.usages += u64::from(self.report.usage.is_some());
+            self.told = self.report.usage.is_some();
+            self.usages += u64::from(self.told);
             self.seen.take(&self.report);
         }
         self.has_data = false;

@@ -3,6 +3,7 @@
 mod batch;
 mod docs;
 mod estimates;
+mod faults;
 mod gateway;
 mod hostile;
 mod image;

@@ -394,6 +394,31 @@ fn cut<'a>(body: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     places.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect()
 }
 
+#[test]
+fn the_usage_so_far_is_told_from_that_of_the_whole_answer() {
+    let text = r#"data: {"choices":[{"delta":{}}]}"#;
+    let used = r#"data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}"#;
+    for (events, is_final) in [
+        (vec![text], false),
+        (vec![text, used], true),
+        (vec![text, used, "data: [DONE]"], true),
+        (vec![used], false),
+        (vec![used, text, text], false),
+        (vec![used, used], false),
+        (vec![used, used, "data: [DONE]"], true),
+    ] {
+        let mut meter = Meter::new(SSE.0, None);
+        for event in &events {
+            meter.feed(format!("{event}\n\n").as_bytes());
+        }
+        assert_eq!(meter.is_usage_final(), is_final, "{events:?}");
+    }
+    let mut meter = Meter::new(JSON.0, None);
+    meter.feed(br#"{"usage":{"prompt_tokens":1}"#);
+    assert!(meter.is_usage_final() && meter.is_reading());
+    assert!(!Meter::new(Some("text/html"), None).is_reading());
+}
+
 proptest! {
     /// A document tells the meter what it tells a parser, however it is cut and laid out.
     #[test]

@@ -162,7 +162,7 @@ async fn serve<F, Answered>(
 }
 
 /// One request with a length; `None` if the connection ends before it is whole.
-async fn read_request(socket: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+pub(crate) async fn read_request(socket: &mut TcpStream) -> Option<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {

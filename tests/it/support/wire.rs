@@ -101,6 +101,13 @@ impl Wire {
         Ok(std::mem::replace(&mut self.read, rest))
     }
 
+    /// As many bytes as there are, up to so many.
+    pub(crate) async fn up_to(&mut self, length: usize) -> Vec<u8> {
+        while self.read.len() < length && self.more().await.is_ok_and(|read| read > 0) {}
+        let rest = self.read.split_off(length.min(self.read.len()));
+        std::mem::replace(&mut self.read, rest)
+    }
+
     /// The head of the next answer.
     ///
     /// # Errors
