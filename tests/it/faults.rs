@@ -182,7 +182,7 @@ async fn refused(case: &mut Case, row: Row, streamed: bool) {
 
 fn at(stages: &'static [&'static str]) -> impl Iterator<Item = Row> {
     let all = rows::all().into_iter();
-    all.filter(move |row| stages.iter().any(|stage| row.stage == *stage))
+    all.filter(move |row| stages.contains(&row.stage))
 }
 
 #[tokio::test]

@@ -17,7 +17,10 @@ async fn what_changes_nothing_is_sent_twice_and_breaks_off_as_the_upstream_does(
             1 | 3 => return None,
             4 => socket.write_all(&good[..good.len() - 5]).await.ok()?,
             5 => {
-                socket.write_all(b"HTTP/1.1 502 Bad\r\ncontent-length: 9\r\n\r\nhalf").await.ok()?
+                socket
+                    .write_all(b"HTTP/1.1 502 Bad\r\ncontent-length: 9\r\n\r\nhalf")
+                    .await
+                    .ok()?;
             }
             _ => socket.write_all(&good).await.ok()?,
         }
