@@ -104,11 +104,18 @@ impl<'a> KeysFile<'a> {
         if self.index(&entry.name).is_some() {
             return Err(Failure::Failed(format!("{} is there already", entry.name)));
         }
+        // Comments alone stand at the end of what there is: they are meant to stand above.
+        let is_first = tenants(&self.document).next().is_none();
+        let comments = self.document.trailing().as_str().filter(|_| is_first);
+        let above = format!("{}\n", comments.unwrap_or_default());
+        if is_first {
+            self.document.set_trailing("");
+        }
         let none = Item::ArrayOfTables(ArrayOfTables::new());
         let keys = self.document.entry("keys").or_insert(none);
         if let Some(keys) = keys.as_array_of_tables_mut() {
             let mut table = entry.table();
-            table.decor_mut().set_prefix("\n");
+            table.decor_mut().set_prefix(above);
             keys.push(table);
         }
         Ok(())
