@@ -66,7 +66,7 @@ impl Aimd {
         let from = self.limit(most).map_or(in_flight, |limit| limit.min(in_flight));
         let left = u64::from(from.get()) * LEFT / OF;
         let limit = u32::try_from(left).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
-        let too_many = self.0.map_or(from.get(), |it| it.too_many.max(from.get()));
+        let too_many = self.0.map_or_else(|| from.get(), |it| it.too_many.max(from.get()));
         self.0 = Some(Limited { limit, too_many, cut_at: now, answers: 0 });
         true
     }

@@ -29,10 +29,15 @@ pub struct Change {
 
 /// The keys, or all below a path, that a running gateway takes up, and those that are fixed for as long
 /// as a process runs: sockets and their limits, what holds data, and what began with the process.
-const KEYS: [(&str, Taken); 32] = [
+const KEYS: [(&str, Taken); 38] = [
     ("server.listen", Taken::AtStart),
     ("server.admin", Taken::AtStart),
+    ("server.admin_token", Taken::AtStart),
+    ("server.admin_open", Taken::AtStart),
+    ("server.admin_hosts", Taken::AtStart),
+    ("server.tls", Taken::AtStart),
     ("server.max_connections", Taken::AtStart),
+    ("server.max_connections_per_ip", Taken::AtStart),
     ("server.max_body_bytes", Taken::Live),
     ("server.header_timeout", Taken::AtStart),
     ("server.body_timeout", Taken::Live),
@@ -43,6 +48,7 @@ const KEYS: [(&str, Taken); 32] = [
     ("admission", Taken::Live),
     ("classes", Taken::Live),
     ("retry", Taken::Live),
+    ("breaker", Taken::Live),
     ("log.level", Taken::Live),
     ("log.format", Taken::AtStart),
     ("log.requests", Taken::Live),
@@ -101,7 +107,7 @@ pub fn changes(running: &Config, next: &Config) -> Vec<Change> {
         let section = path.split('.').next().unwrap_or(path);
         let is_shown = |it: &Change| below(&it.path, section);
         if !is_same && !all.iter().any(is_shown) {
-            let restart = matches!(path, "shared" | "traces");
+            let restart = matches!(path, "server" | "shared" | "traces");
             all.push(Change { path: path.to_owned(), before: None, after: None, restart });
         }
     }
@@ -296,13 +302,9 @@ mod tests {
         let mut section = String::new();
         for line in full.lines() {
             let plain = line.trim_start_matches("# ");
-            if let Some(name) = plain
-                .trim_matches(['[', ']'])
-                .split(['.', ' '])
-                .next()
-                .filter(|_| plain.starts_with('['))
-            {
-                name.clone_into(&mut section);
+            if plain.starts_with('[') {
+                let name = plain.trim_matches(['[', ']']).split(['"', ' ', ']']).next();
+                name.unwrap_or_default().trim_end_matches('.').clone_into(&mut section);
             }
             let key = plain.split_once(" = ").map(|(key, _)| key);
             let is_key = |key: &&str| key.chars().all(|c| c.is_ascii_lowercase() || c == '_');

@@ -48,6 +48,7 @@ enum Held {
 
 /// What becomes of a request for admission.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment; a box is for every request")]
 pub(super) enum Decision {
     Go(Grant),
     No(Refused),

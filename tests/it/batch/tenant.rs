@@ -13,7 +13,7 @@ fn changes() -> String {
     format!(
         "upstream.api_key = \"env:ACCOUNT_KEY\"\n[[keys]]\nname = \"team\"\nhash = \"sha256:{hash}\"\n\
          models = [\"m\"]\n\
-         limits = [{{ unit = \"requests\", limit = 3, per = \"1d\", mode = \"sliding\" }}]\n"
+         limits = [{{ unit = \"requests\", limit = 3, per = \"1h\", mode = \"sliding\" }}]\n"
     )
 }
 
@@ -37,7 +37,7 @@ async fn a_batch_keeps_to_its_tenants_limits_and_says_what_it_waits_for() {
     let place = Place::with(roomy(), &changes()).await;
     let id = batch(&place, &greetings(5)).await;
     let waits = |batch: &Value| {
-        batch["tidegate"]["limited_by"] == "tenant:requests/day"
+        batch["tidegate"]["limited_by"] == "tenant:requests/hour"
             && batch["request_counts"]["completed"] == 3
     };
     seen(&place, &id, "it waits for its tenant's limit", waits).await;

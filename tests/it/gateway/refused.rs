@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::upstream::{Upstream, completion};
 use crate::support::wire::{Answer, Wire, request};
-use crate::support::{Gateway, flat, hello};
+use crate::support::{Gateway, flat, hello, with};
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
@@ -153,7 +153,7 @@ async fn a_model_without_a_profile_is_unknown() {
     assert!(text.contains("[models.\"*\"]") || text.contains("models"), "{text}");
     let gateway = Gateway::start_text(&text.replace("\"*\"", "known"));
     for (model, status) in [("known", 200), ("unknown", 404)] {
-        let body = crate::support::with(hello(), "model", model).to_string();
+        let body = with(hello(), "model", model).to_string();
         let bytes = request("POST /v1/chat/completions", JSON, body);
         let answer = Wire::open(gateway.api, bytes).await.answer().await;
         assert_eq!(answer.status, status, "{model}");
@@ -217,7 +217,9 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
 async fn a_body_that_comes_slowly_but_steadily_is_read() {
     let upstream = Upstream::answering(completion()).await;
     let gateway = Gateway::start(&upstream.url(), "server.body_timeout = \"400ms\"");
-    let bytes = request("POST /v1/chat/completions", JSON, hello().to_string());
+    // Of a body so large, a kilobyte a second is enough.
+    let body = with(hello(), "user", "x".repeat(8_192)).to_string();
+    let bytes = request("POST /v1/chat/completions", JSON, body);
     let (most, last) = bytes.split_at(bytes.len() - 8);
     let mut wire = Wire::open(gateway.api, most).await;
     for byte in last.chunks(1) {

@@ -77,7 +77,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// The code of a RST_STREAM or GOAWAY.
+    /// The code of a `RST_STREAM` or `GOAWAY`.
     pub(super) fn code(&self) -> u32 {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
         let code = self.payload.get(at..at + 4).and_then(|it| it.try_into().ok());

@@ -115,7 +115,7 @@ async fn answers(case: &Case, replies: &mut Replies) -> Result<Option<Reply>, St
             return Err(format!("answer {number}: {} and not {right}: {body}", reply.status));
         }
         let is_last = number + 1 == case.answers.len();
-        let says = |option: &str| reply.all("connection").iter().any(|it| *it == option);
+        let says = |option: &str| reply.all("connection").contains(&option);
         let closes = says("close") || (reply.old && !says("keep-alive"));
         if closes && !(is_last && case.then == Then::Closed) {
             return Err(format!("answer {number} closes the connection"));

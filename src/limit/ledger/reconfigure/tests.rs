@@ -187,7 +187,9 @@ proptest! {
             if index == at {
                 used.ledger.reconfigure(&next, ColdStart::Full, used.now);
             }
-            if index == at || (index > at && matches!(mode, Mode::Sliding | Mode::Auto)) {
+            // A fixed period may have begun since, and a bucket has refilled: both are right.
+            let log = matches!(mode, Mode::Sliding | Mode::Auto);
+            if (index == at && !matches!(mode, Mode::Fixed { .. })) || (index > at && log) {
                 let has = used.available();
                 let left = [(Unit::Tokens, 3_000), (Unit::Requests, 40)];
                 let left = left.map(|(unit, limit)| used.left(unit, limit, seconds));
