@@ -8,9 +8,10 @@ use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
 
+use super::state::NOW;
 use super::take;
 use crate::config::{Config, DEFAULT_FILE, Overrides};
-use crate::identity::{Access, VirtualKey};
+use crate::identity::{Access, Keys, VirtualKey};
 use crate::proxy::{judge, readings};
 use crate::telemetry::traces::context::{Parent, state, traceparent};
 use crate::usage::{BodyKind, Meter};
@@ -116,21 +117,21 @@ fn trace(headers: &HeaderMap) {
 /// Who a caller is depends on the key alone, and its name says nothing of that.
 fn caller(authorization: Option<&[u8]>, told: Option<&HeaderValue>) {
     let told = told.map(HeaderValue::as_bytes);
-    for access in [Access::PassThrough, Access::Gateway(vec![]), Access::Gateway(KEYS.clone())] {
-        let found = access.identify(authorization, told);
+    for access in [Access::PassThrough, Access::Open, Access::Keys(Keys::new(KEYS.clone()))] {
+        let found = access.identify(authorization, told, NOW);
         let bearer = authorization.and_then(|it| it.split_at_checked(7));
         let token = match bearer {
             Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token.trim_ascii(),
             _ => authorization.unwrap_or_default(),
         };
-        if matches!(&access, Access::Gateway(keys) if !keys.is_empty()) {
+        if matches!(&access, Access::Keys(_)) {
             assert_eq!(found.is_ok(), token == KEY);
         }
         let Ok(caller) = found else { continue };
         let plain = caller.tenant.bytes().all(|byte| byte.is_ascii_alphanumeric());
         assert!(plain && caller.tenant.len() <= 9, "{}", caller.tenant);
         let again =
-            access.identify(Some(&[b"BEARER ", token].concat()), told).expect("it was known");
+            access.identify(Some(&[b"BEARER ", token].concat()), told, NOW).expect("it was known");
         if authorization.is_some() {
             assert_eq!((&again.tenant, again.id), (&caller.tenant, caller.id));
             assert!(again.account == caller.account);

@@ -90,7 +90,7 @@ fn kept(twin: &Twin) {
 fn go_on(twin: Twin, mode: u8) {
     let now = twin.at().max(NOW);
     let closed = twin.close((now, mode & 64 == 0), now);
-    let mut ledger = closed.into_ledger(limits(mode), ColdStart::Full, now);
+    let mut ledger = closed.into_ledger(&limits(mode), ColdStart::Full, now);
     for after in [0, SECOND, 90 * SECOND, 2 * 86_400 * SECOND] {
         let now = now.after(Duration::from_nanos(after));
         for level in ledger.levels(now) {
