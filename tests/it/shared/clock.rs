@@ -160,11 +160,12 @@ async fn no_time_is_lost_between_replicas_that_are_far_apart() {
     twins[0].tell("before").await;
     twins[1].until("it", |known| known.list.len() == 1).await;
     let (before, began) = (*twins[0].known.lock().times.last().expect("one"), Instant::now());
-    for index in 1..=20 {
+    // What is under way each time comes to 1.8 seconds; a busy machine does not.
+    for index in 1..=60 {
         twins[index % 2].tell("x").await;
         twins[1 - index % 2].until("it", |known| known.list.len() > index).await;
     }
     let real = began.elapsed();
     let passed = twins[0].known.lock().times.last().expect("one").since(before);
-    assert!(passed + Duration::from_millis(200) >= real, "{passed:?} of {real:?}");
+    assert!(passed + Duration::from_millis(900) >= real, "{passed:?} of {real:?}");
 }
