@@ -27,8 +27,8 @@ mod sharer;
 
 pub use self::keeper::Keeper;
 pub use self::pool::{
-    Admitted, Answered, Asked, Bound, News, Pool, PoolConfig, Queue, Refused, Rejection, Report,
-    Repricer, Request, Said, TenantLimits, TenantQueue, Waiting, Written,
+    Admitted, Answered, Asked, Bound, Coming, News, Pool, PoolConfig, Queue, Refused, Rejection,
+    Report, Repricer, Request, Said, TenantLimits, TenantQueue, Waiting, Written,
 };
 pub use self::pools::{PoolKey, Pools, TooManyPools};
 pub use self::recent::Recent;

@@ -16,6 +16,7 @@ mod breaker;
 mod change;
 mod classes;
 mod env;
+mod fallback;
 mod keys;
 mod metrics;
 mod model;
@@ -43,6 +44,7 @@ pub use self::access::AdminAccess;
 pub use self::batch::Batch;
 pub use self::change::{Change, changes, changes_to};
 pub use self::classes::{Class, Classes};
+pub use self::fallback::{Cause, Causes, Fallback, OtherAccount, place};
 pub use self::keys::{Identity, KeysContext};
 pub use self::metrics::Metrics;
 pub use self::model::{Models, Profile, window_name};
@@ -78,6 +80,8 @@ pub struct Config {
     pub retry: Retry,
     /// When the upstream counts as away.
     pub breaker: circuit::Rule,
+    /// Where requests go that their own account and model cannot serve, in this order.
+    pub fallbacks: Vec<Fallback>,
     /// What is logged.
     pub log: Log,
     /// What is measured.
@@ -125,7 +129,11 @@ pub struct Server {
     pub body_timeout: Duration,
     /// Time for which a caller may take nothing of its answer.
     pub write_timeout: Duration,
-    /// Time for running answers to finish after SIGTERM.
+    /// Whether other processes may listen on the same addresses.
+    pub reuse_port: bool,
+    /// Time between SIGTERM, when it is no longer ready, and the end of accepting connections.
+    pub drain_delay: Duration,
+    /// Time for waiting requests and running answers to finish after that.
     pub drain_timeout: Duration,
     /// What makes the gateway read its configuration again.
     pub reload: ReloadOn,

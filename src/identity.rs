@@ -98,6 +98,12 @@ impl Account {
     /// The account that the gateway's own key belongs to.
     const GATEWAY: Self = Self([0; 32]);
 
+    /// The account that a key of the gateway's own belongs to at a host.
+    pub fn at(host: &str, key: &str) -> Self {
+        let parts = ["at", host, key].map(Sha256::digest);
+        Self(Sha256::digest(parts.concat()).into())
+    }
+
     /// The account of which these bytes were kept ([`Self::to_bytes`]).
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

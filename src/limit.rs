@@ -40,7 +40,7 @@ mod replica;
 mod window;
 
 pub use self::constraint::{BadConstraint, Constraint, Cost, Learn, Mode, Unit};
-pub use self::journal::{BadJournal, Call, Twin, UNWRITTEN};
+pub use self::journal::{BadJournal, Call, Heritage, Left, Told, Twin, UNWRITTEN};
 pub use self::ledger::{Blame, ColdStart, Denied, Hold, Ledger, Level, Sent, Spent};
 pub use self::pace::Spread;
 pub use self::reading::Reading;

@@ -9,7 +9,9 @@ mod body;
 mod capped;
 mod class;
 mod counted;
+mod drain;
 mod error;
+mod fallback;
 mod forward;
 mod generation;
 mod headers;
@@ -29,6 +31,7 @@ mod stack;
 mod tenant;
 mod trace;
 mod turn;
+mod unmetered;
 mod upstream;
 mod verdict;
 
@@ -42,13 +45,13 @@ use http::Request;
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::retry::budget::TpsBudget;
 
 use self::admit::Ask;
-use self::body::Passed;
+use self::drain::Drain;
 pub use self::error::{ApiError, Kind, ProxyError, UsedUp};
+use self::fallback::{Choices, Elsewhere};
 use self::forward::Forward;
 use self::generation::Newest;
 pub use self::generation::{Current, Reloads, Told};
@@ -62,10 +65,11 @@ pub use self::tenant::TENANT;
 pub use self::trace::BatchLine;
 use self::trace::{Asked, Target};
 use self::upstream::{Failure, Outgoing, Upstream};
+use crate::admission::pools::Named;
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};
 use crate::config::Config;
 use crate::identity::{Access, BadKey, Caller, Owner};
-use crate::metrics::{Metrics, Outcome, UpstreamFailure};
+use crate::metrics::{Metrics, UpstreamFailure};
 use crate::store::history::History;
 use crate::store::local::Learned;
 use crate::telemetry::traces::Traces;
@@ -89,11 +93,13 @@ pub struct Gateway {
     /// Pools of tenants that have limits of their own.
     tenants: Pools,
     upstream: Arc<Upstream>,
+    /// Where requests may go that it cannot serve.
+    elsewhere: Arc<[Elsewhere]>,
     bodies: Budget,
     retry_budget: Arc<TpsBudget>,
     learned: Arc<Book>,
     counters: Arc<Semaphore>,
-    draining: CancellationToken,
+    drain: Drain,
     tasks: TaskTracker,
     history: Arc<History>,
     /// Where requests that are traced are handed over, and what all of them say of the upstream.
@@ -122,6 +128,7 @@ impl Gateway {
             tenants: Pools::new(MOST_TENANTS, epoch, tasks.clone()),
             tasks,
             upstream: Arc::new(Upstream::new(&config.upstream)?),
+            elsewhere: Elsewhere::all(&config, &metrics)?,
             bodies: Budget::new(
                 config.admission.max_queued_bytes.get(),
                 metrics.body_bytes.clone(),
@@ -130,7 +137,7 @@ impl Gateway {
             learned: Arc::default(),
             history: Arc::new(record::history(&config, epoch)),
             counters: counted::turns(),
-            draining: CancellationToken::new(),
+            drain: Drain::default(),
             traces: None,
             newest: Arc::new(Newest::new(Arc::clone(&config))),
             reloads: Arc::new(Reloads::begin(epoch.now(), &metrics.reloads)),
@@ -194,6 +201,16 @@ impl Gateway {
         &self.tenants
     }
 
+    /// Both.
+    pub fn every_pool(&self) -> Vec<(PoolKey, Arc<Named>)> {
+        self.pools.all().into_iter().chain(self.tenants.all()).collect()
+    }
+
+    /// The pool of that key, among both.
+    pub fn find_pool(&self, key: PoolKey) -> Option<Arc<Named>> {
+        self.pools.find(key).or_else(|| self.tenants.find(key))
+    }
+
     /// What has been learned of the tenants of a pool, at most `most` of them.
     pub fn learned(&self, pool: PoolKey, most: usize) -> Vec<(Arc<str>, Summary)> {
         self.learned.of_pool(pool, most)
@@ -217,18 +234,6 @@ impl Gateway {
     /// Which generation this is, and what became of tries to make others.
     pub const fn reloads(&self) -> &Arc<Reloads> {
         &self.reloads
-    }
-
-    /// Admits nobody any more: who waits and whoever comes is refused.
-    pub fn drain(&self) {
-        self.draining.cancel();
-        self.tenants.close();
-        self.pools.close();
-    }
-
-    /// Whether [`Self::drain`] was called.
-    pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
     }
 
     /// Who asks, by the headers of a request.
@@ -304,9 +309,6 @@ async fn metered(
 ) -> Result<Response, ProxyError> {
     let (mut head, body) = request.into_parts();
     let inside = head.extensions.remove::<Inside>();
-    if gateway.is_draining() {
-        return Err(ProxyError::Draining);
-    }
     // No body is read for a stranger.
     let caller = match &inside {
         // Whose batch it is may have lost its key since.
@@ -322,6 +324,11 @@ async fn metered(
     if let Some(inside) = &inside {
         ask.wait_inside(inside);
     }
+    let choices = match &inside {
+        // It has all the time in the world.
+        Some(_) => None,
+        None => Choices::of(&gateway, &caller, &head.headers, &study.demand.model)?,
+    };
     record.trace(|trace| {
         let class = &gateway.config.classes.all()[ask.request.class].name;
         trace.asks(Asked::new(ask.subject.pool, class, &study.demand));
@@ -340,14 +347,32 @@ async fn metered(
     let came = body.clone();
     let body = ask.capped.as_ref().map_or(body, |capped| capped.body.clone());
     let outgoing = gateway.outgoing(head, path, body);
-    let (begun, _memory) = (false, memory);
-    let mut forward = Forward { gateway, record, ask, came, outgoing, multiplexed, begun, _memory };
+    let (begun, fallback) = (false, None);
+    let mut forward = Forward {
+        gateway,
+        record,
+        ask,
+        came,
+        outgoing,
+        multiplexed,
+        choices,
+        fallback,
+        begun,
+        memory,
+    };
     let mut turn = match forward.enter() {
         Ok(turn) => turn,
         Err(error) => return Ok(forward.finish(Err(error))),
     };
     turn.inside = inside;
-    Ok(match forward.carry(&mut turn).await {
+    let gateway = Arc::clone(&forward.gateway);
+    let carried = tokio::select! {
+        biased;
+        carried = forward.carry(&mut turn) => carried,
+        // Better than a connection that is cut: it says when to come back.
+        () = gateway.given_up() => Some(Err(ProxyError::Draining)),
+    };
+    Ok(match carried {
         Some(Ok(response)) => {
             let response = forward.without_cap(response).await;
             forward.finish(Ok(response))
@@ -356,37 +381,4 @@ async fn metered(
         // It waits for long: the answer begins before there is one.
         None => queued::begin(forward, turn),
     })
-}
-
-/// A request that costs no quota: it is passed on and its answer passed back.
-async fn unmetered(
-    gateway: Arc<Gateway>,
-    record: Arc<Record>,
-    path: PathAndQuery,
-    request: Request<Body>,
-) -> Result<Response, ProxyError> {
-    let (head, _) = request.into_parts();
-    let caller = gateway.identify(&head.headers)?;
-    record.note(|facts| {
-        facts.asked_by(&caller);
-        facts.attempts = 1;
-    });
-    let outgoing = gateway.outgoing(head, path, Bytes::new());
-    let mut answer = record.call(&gateway.upstream, &outgoing, false).await;
-    // It changes nothing at the upstream (GET and HEAD only), so it may be sent twice.
-    if let Err(Failure::Stale(_) | Failure::Unprocessed(_)) = answer {
-        answer = record.call(&gateway.upstream, &outgoing, true).await;
-    }
-    gateway.note_health(&answer);
-    let (mut head, body) = answer?.into_parts();
-    record.trace(|trace| trace.end_call(None));
-    if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
-        return Err(ProxyError::Upgrade);
-    }
-    headers::for_caller(&mut head);
-    let good = head.status.is_success();
-    let outcome = if good { Outcome::Completed } else { Outcome::UpstreamError };
-    let idle = gateway.config.upstream.idle_timeout;
-    let answer = Response::from_parts(head, Body::new(Passed::new(body, idle)));
-    Ok(record.watch(answer, outcome))
 }

@@ -6,6 +6,10 @@
 //! - The drain is bounded: a half-sent request and an endless answer both end at its deadline.
 
 mod connection;
+mod connections;
+mod drain;
+mod handover;
+mod listeners;
 mod peers;
 mod reload;
 mod room;
@@ -15,19 +19,22 @@ mod tls;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::connection::{App, Http, serve};
-use self::peers::Peers;
+use self::connection::Http;
+use self::connections::Connections;
+use self::handover::{Before, Offer};
+pub use self::handover::{Taken, take_over};
+pub use self::listeners::Sockets;
 pub use self::reload::{Reloaded, Reloader};
-use self::room::{Place, Room};
 use self::shared::Replicas;
-use self::tls::{Doorway, Encryption};
+use self::state::Heirs;
+use self::tls::Encryption;
 use crate::admin;
 use crate::batch::{self, Batches};
 use crate::config::{Config, Origin};
@@ -37,10 +44,6 @@ use crate::store::local::Running;
 use crate::store::shared::Shared;
 use crate::telemetry::traces::Traces;
 use crate::time::Epoch;
-
-/// Connections that the kernel holds until they are accepted; more than the usual limit of 4,096
-/// is cut to it.
-const BACKLOG: u32 = 4_096;
 
 /// Connections to the admin port at once: a few scrapers and a few people.
 const ADMIN_CONNECTIONS: usize = 256;
@@ -62,10 +65,11 @@ pub struct Server {
     traces: Option<Arc<Traces>>,
     /// The certificates, if connections are encrypted.
     encryption: Option<Arc<Encryption>>,
+    /// The process that this one has taken over from, and what it has left.
+    before: Option<(Before, Arc<Heirs>)>,
+    /// Where another process can take over from this one.
+    offer: Option<Offer>,
 }
-
-/// The pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,9 +94,25 @@ impl Server {
     /// server's clock is set.
     #[doc(hidden)]
     pub fn bind_scripted(config: Arc<Config>, script: &str) -> io::Result<Self> {
-        // First: whoever has the state has the port as well, and that is easier to understand.
-        let listeners = (listen(config.server.listen)?, listen(config.server.admin)?);
-        Self::make(config, script, Some(listeners))
+        Self::make(config, script, Some(Sockets::default()), None)
+    }
+
+    /// [`Self::bind`] where some of the sockets are there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::bind`].
+    pub fn bind_on(config: Arc<Config>, sockets: Sockets) -> io::Result<Self> {
+        Self::make(config, Shared::script(), Some(sockets), None)
+    }
+
+    /// Goes on where another process was that has handed over.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::bind`].
+    pub fn go_on(config: Arc<Config>, taken: Taken) -> io::Result<Self> {
+        Self::make(config, Shared::script(), Some(Sockets::default()), Some(taken))
     }
 
     /// Takes up the state that was kept, and binds nothing: for work that nobody asks for from outside.
@@ -101,14 +121,25 @@ impl Server {
     ///
     /// If the upstream's address cannot be used, or the state cannot be kept.
     pub fn unbound(config: Arc<Config>) -> io::Result<Self> {
-        Self::make(config, Shared::script(), None)
+        Self::make(config, Shared::script(), None, None)
     }
 
     fn make(
         config: Arc<Config>,
         script: &str,
-        listeners: Option<(TcpListener, TcpListener)>,
+        sockets: Option<Sockets>,
+        taken: Option<Taken>,
     ) -> io::Result<Self> {
+        let (sockets, handed) = match taken {
+            None => (sockets, None),
+            Some(Taken { sockets, set_aside, before, .. }) => {
+                let sockets = Sockets::taken(sockets).where_configured(&config.server);
+                (Some(sockets), Some((set_aside, before)))
+            }
+        };
+        // First: whoever has the state has the port as well, and that is easier to understand.
+        let listeners = sockets.map(|it| it.bind(&config.server)).transpose()?;
+        let place = config.state.place().map(ToOwned::to_owned);
         let tasks = TaskTracker::new();
         let classes: Vec<_> = config.classes.names().collect();
         let most = usize::try_from(config.metrics.max_tenants.get()).unwrap_or(usize::MAX);
@@ -133,15 +164,34 @@ impl Server {
         if let Some(replicas) = &shared {
             gateway = gateway.shared_by(Arc::<Replicas>::clone(replicas));
         }
-        let (current, store) = match kept {
-            None => (Current::new(gateway), None),
+        let (set_aside, before) = handed.unzip();
+        let (current, store, heirs) = match kept {
+            None => (Current::new(gateway), None, None),
             Some(kept) => {
-                let (current, store) = kept.start(gateway)?;
-                (current, Some(store))
+                let (current, store, heirs) = kept.start(gateway, set_aside.as_ref())?;
+                (current, Some(store), Some(heirs))
             }
         };
+        let offer = place.zip(listeners.as_ref()).and_then(|(dir, (api, admin))| {
+            let offer = duplicates(api, admin).and_then(|sockets| Offer::open(&dir, sockets));
+            let tell =
+                |problem: io::Error| tracing::warn!(%problem, "no other process can take over");
+            offer.map_err(tell).ok()
+        });
         let batches = archive.map(|archive| Batches::new(current.clone(), archive));
-        Ok(Self { current, listeners, tasks, store, shared, batches, traces, encryption })
+        let before = before.zip(heirs);
+        Ok(Self {
+            current,
+            listeners,
+            tasks,
+            store,
+            shared,
+            batches,
+            traces,
+            encryption,
+            before,
+            offer,
+        })
     }
 
     /// The address of the API.
@@ -179,50 +229,94 @@ impl Server {
 
     /// Serves until `stop` is cancelled and everything has drained, or until `abort` is.
     pub async fn run(self, stop: CancellationToken, abort: CancellationToken) -> Ended {
-        let Self { current, listeners, tasks, store, shared, batches, traces, encryption } = self;
-        let (api, admin) = listeners.unzip();
-        let gateway = current.get();
+        let gateway = self.current.get();
         let server = &gateway.config().server;
         let http = Http {
             header_timeout: server.header_timeout,
             write_timeout: server.write_timeout,
-            stop: stop.clone(),
+            last_call: drain::spare(server.drain_timeout),
+            fresh: Arc::default(),
+            leaving: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            handed: CancellationToken::new(),
             abort: abort.clone(),
         };
-        let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
-        let more = batches.as_ref().map_or_else(batch::no_routes, Batches::routes);
-        let app = proxy::app(current.clone(), more);
-        if let Some(batches) = &batches
+        if let Some(batches) = &self.batches
             && let Err(problem) = batches.resume().await
         {
             tracing::error!(%problem, "batches of the process before do not go on");
         }
+        let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
         let metrics = Some(Arc::clone(gateway.metrics()));
         let mut callers = Connections::new(most, server.max_connections_per_ip.get(), metrics);
-        callers.doorway = encryption.as_ref().map(Encryption::api);
-        if let Some(api) = api {
-            callers.tasks.spawn(accept(api, app, http.clone(), callers.clone()));
-        }
+        callers.doorway = self.encryption.as_ref().map(Encryption::api);
+        let mut operators = Connections::new(ADMIN_CONNECTIONS, u32::MAX, None);
+        operators.doorway = self.encryption.as_ref().and_then(Encryption::admin);
+        drop(gateway);
         // The admin port outlives the API: whoever watches the drain can see its end.
         let closed = CancellationToken::new();
-        let admin_http = Http { stop: closed.clone(), abort: closed.clone(), ..http };
-        let mut operators = Connections::new(ADMIN_CONNECTIONS, u32::MAX, None);
-        operators.doorway = encryption.as_ref().and_then(Encryption::admin);
-        if let Some(encryption) = encryption {
+        let ports = Ports { callers, operators, http, closed };
+        let rest = self.open(&ports);
+        rest.until_ended(ports, stop, abort).await
+    }
+
+    /// Has the connections accepted.
+    fn open(mut self, ports: &Ports) -> Self {
+        let Ports { callers, operators, http, closed } = ports;
+        if let Some((api, admin)) = self.listeners.take() {
+            let more = self.batches.as_ref().map_or_else(batch::no_routes, Batches::routes);
+            let app = proxy::app(self.current.clone(), more);
+            callers.tasks.spawn(callers.clone().accept(api, app, http.clone()));
+            let (current, batches) = (self.current.clone(), self.batches.clone());
+            let page = admin::app(current, batches, closed.clone(), &operators.tasks);
+            operators.tasks.spawn(operators.clone().accept(admin, page, http.until(closed)));
+        }
+        if let Some(encryption) = self.encryption.take() {
             operators.tasks.spawn(encryption.watch(closed.clone()));
         }
-        if let Some(admin) = admin {
-            let (current, batches) = (current.clone(), batches.clone());
-            let page = admin::app(current, batches, closed.clone(), &operators.tasks);
-            operators.tasks.spawn(accept(admin, page, admin_http, operators.clone()));
+        if let Some((before, heirs)) = self.before.take()
+            && let Err(problem) = before.follow(self.current.get(), heirs)
+        {
+            tracing::error!(%problem, "nobody listens to the process before");
         }
+        self
+    }
 
-        stop.cancelled().await;
-        drop(gateway);
+    async fn until_ended(
+        self,
+        ports: Ports,
+        stop: CancellationToken,
+        abort: CancellationToken,
+    ) -> Ended {
+        let Self { current, tasks, mut store, shared, batches, traces, offer, .. } = self;
+        let Ports { callers, operators, http, closed } = ports;
+        let heir = handover::asked(offer.as_ref(), &stop, &http.leaving).await;
+        http.leaving.cancel();
         let gateway = current.get();
-        gateway.drain();
-        let limit = gateway.config().server.drain_timeout;
-        let ended = finish(&callers.tasks, batches.as_deref(), &abort, limit).await;
+        let (batches, server) = (batches.as_deref(), &gateway.config().server);
+        let limit = server.drain_timeout;
+        let mut following = None;
+        if let Some(heir) = heir {
+            drain::end_batches(batches, &abort, limit).await;
+            http.handed.cancel();
+            closed.cancel();
+            http.stop.cancel();
+            // In this order: its name is the other's as soon as the state is.
+            drop(offer);
+            let gone = (Arc::clone(&gateway), store.take());
+            following = Some(handover::hand_over(heir, gone, &http).await);
+        } else {
+            drop(offer);
+            drain::delay(&gateway, server.drain_delay, &abort).await;
+            http.stop.cancel();
+        }
+        let batches = batches.filter(|_| following.is_none());
+        let ended = drain::finish(&callers.tasks, batches, &gateway, &abort, limit).await;
+        if let Some((done, following)) = following {
+            done.cancel();
+            // A panic there is told by the hook.
+            let _ = following.await;
+        }
         closed.cancel();
         operators.tasks.close();
         operators.tasks.wait().await;
@@ -242,135 +336,17 @@ impl Server {
     }
 }
 
-/// Waits for the connections to finish; past the deadline, or when told to, cuts them.
-async fn finish(
-    connections: &TaskTracker,
-    batches: Option<&Batches>,
-    abort: &CancellationToken,
-    limit: Duration,
-) -> Ended {
-    connections.close();
-    let working = async {
-        // Together: what is at the upstream for either is at its end by the same deadline.
-        let batches = async {
-            if let Some(batches) = batches {
-                batches.close(abort).await;
-            }
-        };
-        tokio::join!(connections.wait(), batches);
-    };
-    let mut working = std::pin::pin!(working);
-    let ended = tokio::select! {
-        // In this order: connections that were cut have ended as well.
-        biased;
-        () = abort.cancelled() => Ended::Aborted,
-        () = working.as_mut() => Ended::Drained,
-        () = tokio::time::sleep(limit) => Ended::Aborted,
-    };
-    abort.cancel();
-    if ended == Ended::Aborted {
-        working.await;
-    }
-    ended
+/// What a server that runs listens with.
+struct Ports {
+    callers: Connections,
+    operators: Connections,
+    http: Http,
+    /// Whoever looks at the admin port is to go.
+    closed: CancellationToken,
 }
 
-/// The connections of one listener.
-#[derive(Clone, Debug)]
-struct Connections {
-    room: Room,
-    peers: Peers,
-    metrics: Option<Arc<Metrics>>,
-    tasks: TaskTracker,
-    /// Who encrypts them, if they are encrypted.
-    doorway: Option<Doorway>,
+/// The listening sockets once more.
+fn duplicates(api: &TcpListener, admin: &TcpListener) -> io::Result<[std::net::TcpListener; 2]> {
+    let twice = |socket: &TcpListener| socket.as_fd().try_clone_to_owned().map(Into::into);
+    Ok([twice(api)?, twice(admin)?])
 }
-
-impl Connections {
-    /// At most so many, and so many from one address.
-    fn new(most: usize, each: u32, metrics: Option<Arc<Metrics>>) -> Self {
-        let (room, peers) = (Room::new(most), Peers::new(each));
-        Self { room, peers, metrics, tasks: TaskTracker::new(), doorway: None }
-    }
-
-    /// Serves one to its end, or until its place is needed.
-    async fn serve(self, stream: TcpStream, app: impl App, http: Http, place: Place) {
-        if let Some(metrics) = &self.metrics {
-            metrics.connections_total.inc();
-            metrics.connections.inc();
-        }
-        // A peer that has gone already is found out by the first read.
-        let _ = stream.set_nodelay(true);
-        let occupant = Arc::clone(place.occupant());
-        let serving = async {
-            let Some(doorway) = &self.doorway else {
-                return serve(stream, app, http, occupant).await;
-            };
-            let entered = doorway.enter(stream, http.header_timeout, &http.stop).await;
-            if let Some(stream) = entered {
-                Box::pin(serve(stream, app, http, occupant)).await;
-            }
-        };
-        tokio::select! {
-            () = serving => {}
-            () = place.needed() => {}
-        }
-        if let Some(metrics) = &self.metrics {
-            metrics.connections.dec();
-        }
-    }
-}
-
-/// Accepts connections until told to stop; where there is no room, one at a time waits for it, and the
-/// others in the kernel.
-async fn accept(listener: TcpListener, app: impl App, http: Http, connections: Connections) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = http.stop.cancelled() => return,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, or a peer that has gone: neither is cured by trying at once.
-                tracing::warn!(%error, "no connection accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let counted = connections.metrics.as_ref().map(|metrics| &metrics.server);
-        let Some(guest) = connections.peers.enter(peer.ip()) else {
-            // That it is closed is all the answer that a flood gets.
-            if let Some(counted) = counted {
-                counted.connections_refused.inc();
-            }
-            continue;
-        };
-        let evicted = |count| {
-            if let Some(counted) = counted {
-                counted.connections_evicted.inc_by(u64::try_from(count).unwrap_or(u64::MAX));
-            }
-        };
-        let place = tokio::select! {
-            place = connections.room.enter(evicted) => place,
-            () = http.stop.cancelled() => return,
-        };
-        let serving = connections.clone().serve(stream, app.clone(), http.clone(), place);
-        connections.tasks.spawn(async move {
-            serving.await;
-            drop(guest);
-        });
-    }
-}
-
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let bind = || {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(addr)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|error| io::Error::new(error.kind(), format!("{addr}: {error}")))
-}
-
-#[cfg(test)]
-mod tests;

@@ -45,6 +45,6 @@ pub use meter::{Meter, Seen};
 pub use report::{StreamError, Usage};
 pub use reserved::OutputLearner;
 pub use sizing::{NoOutputCap, OutputCap, OutputPolicy};
-pub use splice::limit_output;
+pub use splice::{limit_output, name_model};
 pub use texture::Texture;
 pub use tokenizer::{Tokenizer, TokenizerError, TokenizerFile};

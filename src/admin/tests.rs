@@ -349,7 +349,7 @@ async fn events_are_statuses() {
     let status = port.json("/status").await;
     assert_eq!(keys(&told), keys(&status));
     assert_eq!(told["pools"], status["pools"]);
-    port.gateway.drain();
+    port.gateway.leave();
     assert!(frame(&mut events).await.is_some_and(|it| it.contains("\"draining\":true")));
     port.close().await;
     assert_eq!(frame(&mut events).await, None);

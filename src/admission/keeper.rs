@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::PoolKey;
-use crate::limit::{ColdStart, Constraint, Ledger};
+use crate::limit::{ColdStart, Constraint, Heritage};
 use crate::time::Timestamp;
 use crate::usage::OutputLearner;
 
@@ -15,14 +15,15 @@ pub trait Keeper: fmt::Debug + Send + Sync {
     /// So much is in a journal that it has to be kept at once.
     fn hurry(&self);
 
-    /// The ledger that a pool is to go on with, if one of that key was kept.
+    /// The ledger that a pool is to go on with, if one of that key was kept; and how many requests may
+    /// still go by it elsewhere.
     fn inherit(
         &self,
         key: PoolKey,
         configured: &[Constraint],
         start: ColdStart,
         now: Timestamp,
-    ) -> Option<Ledger>;
+    ) -> Option<(Heritage, u32)>;
 
     /// What was learned before of what the upstream of a pool reserves.
     fn reserved(&self, key: PoolKey) -> Option<OutputLearner>;

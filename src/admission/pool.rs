@@ -6,8 +6,10 @@
 
 mod admitted;
 mod book;
+mod drain;
 mod grant;
 mod health;
+mod heir;
 mod outlook;
 mod shared;
 mod state;
@@ -26,6 +28,7 @@ pub use self::admitted::Admitted;
 use self::book::Book;
 use self::grant::Grant;
 pub use self::health::{News, Report, Said};
+pub use self::heir::Coming;
 pub use self::shared::{Answered, Written};
 use self::state::{Answer, Decision, State};
 pub use self::terms::{
@@ -54,22 +57,7 @@ impl Pool {
     /// A pool whose quota is unspent, with its timer running on `tasks` until the pool is dropped.
     pub fn start(config: PoolConfig, epoch: Epoch, tasks: &TaskTracker) -> Arc<Self> {
         let ledger = Ledger::cold(config.constraints.clone(), config.cold_start, epoch.now());
-        Self::go_on(config, ledger, None, epoch, tasks)
-    }
-
-    /// A pool that goes on with a ledger, and has its journal kept.
-    pub(super) fn go_on(
-        config: PoolConfig,
-        mut ledger: Ledger,
-        keeper: Option<Arc<dyn Keeper>>,
-        epoch: Epoch,
-        tasks: &TaskTracker,
-    ) -> Arc<Self> {
-        let twin = keeper.as_ref().map(|_| {
-            ledger.keep_journal();
-            Twin::of(&ledger, epoch.now())
-        });
-        Self::begin(config, Book::Own(ledger), (keeper, twin), epoch, tasks)
+        Self::go_on(config, (ledger.into(), 0), None, epoch, tasks)
     }
 
     /// A pool that shares its quota with other replicas.
@@ -107,7 +95,7 @@ impl Pool {
     ///
     /// [`Refused`] if it cannot, or would not in time, be admitted.
     pub fn ask(self: &Arc<Self>, request: Request, place: Option<Place>) -> Result<Asked, Refused> {
-        let decided = self.decide(request, place);
+        let decided = self.decide(request, place, None);
         self.asked(decided)
     }
 
@@ -149,22 +137,23 @@ impl Pool {
         request: Request,
         until: Timestamp,
     ) -> Result<Admitted, Refused> {
-        let (mut place, grant) = (admitted.place(), admitted.into_grant());
-        let mut decided = Decision::No(Refused::Closed);
-        self.change(|state, now| {
-            if let Some(grant) = grant {
-                place = state.reject(grant, rejection, now);
-            }
-            state.back_off(until);
-            decided = state.decide(request, Some(place), now);
-        });
-        self.asked(decided)?.admitted().await
+        self.put_back(admitted, rejection, request, until)?.admitted().await
     }
 
-    fn decide(self: &Arc<Self>, request: Request, place: Option<Place>) -> Decision {
+    fn decide(
+        self: &Arc<Self>,
+        request: Request,
+        place: Option<Place>,
+        coming: Option<Coming>,
+    ) -> Decision {
         let (decided, answers, rearm, now) = self.locked(|state, now| {
+            let barred = state.handed_over;
+            if coming.is_some_and(|coming| coming.arrive(state)) {
+                state.handed_over = false;
+            }
             let decided = state.decide(request, place, now);
-            let Decision::Wait(ticket, _) = decided else {
+            state.handed_over = barred;
+            let Decision::Wait(ticket, ..) = decided else {
                 return (decided, Vec::new(), false, now);
             };
             let answers = if state.is_due(ticket) { state.turn(now) } else { Vec::new() };
@@ -208,8 +197,8 @@ impl Pool {
         match decided {
             Decision::Go(grant) => Ok(Asked::Go(Admitted::new(Arc::clone(self), grant))),
             Decision::No(refused) => Err(refused),
-            Decision::Wait(ticket, answer) => {
-                Ok(Asked::Wait(Waiting::new(Arc::clone(self), ticket, answer)))
+            Decision::Wait(ticket, answer, forecast) => {
+                Ok(Asked::Wait(Waiting::new(Arc::clone(self), ticket, answer, forecast)))
             }
         }
     }
@@ -227,7 +216,7 @@ impl Pool {
 
     /// Refuses everyone who waits and whoever comes.
     pub fn close(self: &Arc<Self>) {
-        self.change(|state, _| state.close());
+        self.drain(self.epoch.now(), Duration::ZERO);
     }
 
     /// Shows every constraint's level to `visit`.

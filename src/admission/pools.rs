@@ -8,7 +8,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -19,7 +20,7 @@ use crate::admission::kept::Kept;
 use crate::admission::scheduler::Place;
 use crate::admission::{Keeper, Pool, PoolConfig, Sharer};
 use crate::limit::Ledger;
-use crate::time::Epoch;
+use crate::time::{Epoch, Timestamp};
 use crate::usage::OutputLearner;
 
 /// Identifies a pool: a digest of the upstream account and the model's name.
@@ -72,7 +73,8 @@ pub struct TooManyPools;
 pub struct Pools {
     map: Arc<DashMap<PoolKey, Arc<Named>>>,
     most: Arc<AtomicUsize>,
-    closed: Arc<AtomicBool>,
+    /// When everything is to be over, and how much of that time is spare.
+    end: Arc<Mutex<Option<(Timestamp, Duration)>>>,
     epoch: Epoch,
     tasks: TaskTracker,
     keeper: Option<Arc<dyn Keeper>>,
@@ -82,8 +84,8 @@ pub struct Pools {
 impl Pools {
     /// No pools yet; at most `most` at once, their timers running on `tasks`.
     pub fn new(most: usize, epoch: Epoch, tasks: TaskTracker) -> Self {
-        let (map, closed, most) = (Arc::default(), Arc::default(), Arc::new(most.into()));
-        Self { map, most, closed, epoch, tasks, keeper: None, sharer: None }
+        let (map, end, most) = (Arc::default(), Arc::default(), Arc::new(most.into()));
+        Self { map, most, end, epoch, tasks, keeper: None, sharer: None }
     }
 
     /// The same, with what is done to the pools kept.
@@ -145,8 +147,9 @@ impl Pools {
                 Arc::clone(&entry.insert(Arc::new(named)))
             }
         };
-        if self.closed.load(Ordering::SeqCst) {
-            named.pool.close();
+        let end = *self.end.lock();
+        if let Some((end, spare)) = end {
+            named.pool.drain(end, spare);
         }
         Ok(named)
     }
@@ -159,9 +162,14 @@ impl Pools {
         }
         let (quotas, start, now) = (&config.constraints, config.cold_start, self.epoch.now());
         let keeper = self.keeper.clone();
-        let ledger = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
-        let ledger = ledger.unwrap_or_else(|| Ledger::cold(quotas.clone(), start, now));
-        Pool::go_on(config, ledger, keeper, self.epoch, &self.tasks)
+        let kept = keeper.as_ref().and_then(|it| it.inherit(key, quotas, start, now));
+        let kept = kept.unwrap_or_else(|| (Ledger::cold(quotas.clone(), start, now).into(), 0));
+        Pool::go_on(config, kept, keeper, self.epoch, &self.tasks)
+    }
+
+    /// The pool of `key`, if there is one.
+    pub fn find(&self, key: PoolKey) -> Option<Arc<Named>> {
+        self.map.get(&key).map(|named| Arc::clone(&named))
     }
 
     /// Every pool, in no order.
@@ -169,12 +177,12 @@ impl Pools {
         self.map.iter().map(|entry| (*entry.key(), Arc::clone(entry.value()))).collect()
     }
 
-    /// Refuses everyone who waits in any pool, and whoever comes to any, old or new.
-    pub fn close(&self) {
+    /// Everything is to be over at `end`, in any pool, old or new: see [`Pool::drain`].
+    pub fn drain(&self, end: Timestamp, spare: Duration) {
         // Before the pools are looked at: one that is made meanwhile sees it, or is seen.
-        self.closed.store(true, Ordering::SeqCst);
+        *self.end.lock() = Some((end, spare));
         for (_, named) in self.all() {
-            named.pool.close();
+            named.pool.drain(end, spare);
         }
     }
 }
@@ -186,8 +194,6 @@ fn is_disposable(named: &Arc<Named>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::admission::{Request, TenantLimits, circuit};
     use crate::limit::{ColdStart, Constraint, Cost, Mode, Spent, Unit};

@@ -255,6 +255,11 @@ impl<T> Scheduler<T> {
         self.slots.get(ticket).map(|waiting| &waiting.entry)
     }
 
+    /// Everybody who waits, in no order.
+    pub fn waiting(&self) -> impl Iterator<Item = (Ticket, &Entry, &T)> {
+        self.slots.iter().map(|(ticket, waiting)| (ticket, &waiting.entry, &waiting.item))
+    }
+
     /// A waiting request's place, good to come back to when it has left.
     pub fn place_of(&self, ticket: Ticket) -> Option<Place> {
         self.slots.get(ticket).map(|waiting| waiting.place.kept(waiting.entry.deadline))

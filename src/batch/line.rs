@@ -152,8 +152,14 @@ impl Sending {
                 ),
             }
         };
+        let stopped = async {
+            // What stands in line when the gateway ends waits for the next start.
+            self.here.stop.cancelled().await;
+            if inside.is_admitted() {
+                std::future::pending::<()>().await;
+            }
+        };
         let last_answers = async {
-            // The gateway refuses by itself what stands in line when it ends.
             self.over.cancelled().await;
             if inside.is_admitted() {
                 tokio::time::sleep(LAST_ANSWERS).await;
@@ -162,6 +168,7 @@ impl Sending {
         let given_up = async {
             tokio::select! {
                 () = last_answers => {}
+                () = stopped => {}
                 () = self.here.abort.cancelled() => {}
             }
         };

@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::Flags;
 use super::{block_on, failed, misused, on_signals, raise_descriptor_limit, say};
 use crate::config::{Config, Origin};
-use crate::server::{Ended, Reloader, Server};
+use crate::server::{self, Ended, Reloader, Server, Sockets};
 use crate::telemetry;
 
 #[derive(clap::Args, Debug)]
@@ -20,6 +21,10 @@ pub(super) struct Args {
     /// Configuration file; without one, the limits of config/tidegate.toml for every model.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take over from the process that has the state now, if there is one: its listening sockets, its
+    /// state, and what becomes of the requests it still has. Nobody is refused meanwhile.
+    #[arg(long, conflicts_with = "stateless")]
+    take_over: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -28,13 +33,17 @@ pub(super) fn run(args: &Args) -> ExitCode {
     // Read once: what it says at the start wins whenever the file is read again.
     let origin = Origin::new(args.config.as_deref(), std::env::vars(), args.flags.overrides());
     let origin = origin.keeping_state();
-    match origin.read() {
-        Ok(config) => block_on(serve(config, origin)),
-        Err(problems) => misused(problems),
+    let config = match origin.read() {
+        Ok(config) => config,
+        Err(problems) => return misused(problems),
+    };
+    match Sockets::from_environment() {
+        Ok(sockets) => block_on(serve(config, origin, sockets, args.take_over)),
+        Err(problem) => failed(format_args!("LISTEN_FDS: {problem}")),
     }
 }
 
-async fn serve(config: Config, origin: Origin) -> ExitCode {
+async fn serve(config: Config, origin: Origin, sockets: Sockets, take_over: bool) -> ExitCode {
     let logging = match telemetry::start(&config.log) {
         Ok(logging) => logging,
         Err(error) => return failed(error),
@@ -45,7 +54,20 @@ async fn serve(config: Config, origin: Origin) -> ExitCode {
     let scheme = |encrypted: bool| if encrypted { "https" } else { "http" };
     let api_scheme = scheme(config.server.tls.is_some());
     let admin_scheme = scheme(config.server.tls.as_ref().is_some_and(|tls| tls.admin));
-    let server = match Server::bind(Arc::new(config)) {
+    let (taken, since) = match config.state.place().filter(|_| take_over) {
+        None => (None, None),
+        Some(dir) => match server::take_over(dir).await {
+            Ok(taken) => (taken, Some(Instant::now())),
+            Err(error) => return failed(format_args!("cannot take over: {error}")),
+        },
+    };
+    let handed = taken.is_some();
+    let config = Arc::new(config);
+    let server = match taken {
+        Some(taken) => Server::go_on(config, taken),
+        None => Server::bind_on(config, sockets),
+    };
+    let server = match server {
         Ok(server) => server,
         Err(error) => return failed(error),
     };
@@ -66,8 +88,12 @@ async fn serve(config: Config, origin: Origin) -> ExitCode {
             reachable(admin)
         ));
     }
-    let ended = server.run(stop, abort).await;
-    // It ends with `stop`, which has come.
+    if let Some(since) = since.filter(|_| handed) {
+        tracing::info!(loaded_ms = since.elapsed().as_millis(), "took over");
+    }
+    let ended = server.run(stop.clone(), abort).await;
+    // What it has handed over it does not reload either.
+    stop.cancel();
     let _ = reloading.await;
     match ended {
         Ended::Drained => ExitCode::SUCCESS,

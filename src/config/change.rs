@@ -29,7 +29,7 @@ pub struct Change {
 
 /// The keys, or all below a path, that a running gateway takes up, and those that are fixed for as long
 /// as a process runs: sockets and their limits, what holds data, and what began with the process.
-const KEYS: [(&str, Taken); 38] = [
+const KEYS: [(&str, Taken); 41] = [
     ("server.listen", Taken::AtStart),
     ("server.admin", Taken::AtStart),
     ("server.admin_token", Taken::AtStart),
@@ -42,6 +42,8 @@ const KEYS: [(&str, Taken); 38] = [
     ("server.header_timeout", Taken::AtStart),
     ("server.body_timeout", Taken::Live),
     ("server.write_timeout", Taken::AtStart),
+    ("server.reuse_port", Taken::AtStart),
+    ("server.drain_delay", Taken::Live),
     ("server.drain_timeout", Taken::Live),
     ("server.reload", Taken::Live),
     ("upstream", Taken::Live),
@@ -66,6 +68,7 @@ const KEYS: [(&str, Taken); 38] = [
     ("identity", Taken::Live),
     ("keys", Taken::Live),
     ("models", Taken::Live),
+    ("fallback", Taken::Live),
     ("shared", Taken::AtStart),
     ("traces", Taken::AtStart),
 ];
@@ -100,6 +103,7 @@ pub fn changes(running: &Config, next: &Config) -> Vec<Change> {
         ("upstream.api_key", running.upstream == next.upstream),
         ("keys", running.keys == next.keys),
         ("models", running.models == next.models),
+        ("fallback", running.fallbacks == next.fallbacks),
         ("shared", running.shared == next.shared),
         ("traces", running.traces == next.traces),
     ];
@@ -125,11 +129,13 @@ pub fn changes_to(running: &str, next: &Config) -> Result<Vec<Change>, toml::de:
 }
 
 fn compared(running: &Table, next: &Config) -> Vec<Change> {
+    let next_table = print::to_table(next);
+    let order = reordered(running, &next_table);
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     flatten("", &Value::Table(running.clone()), &mut before);
-    flatten("", &Value::Table(print::to_table(next)), &mut after);
+    flatten("", &Value::Table(next_table), &mut after);
     // Replicas know each other's classes by their place in the order of ranks.
-    let reordered = next.shared.is_some() && !next.classes.is_by_rank();
+    let ranked_anew = next.shared.is_some() && !next.classes.is_by_rank();
     let mut all = Vec::new();
     let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
     for path in paths {
@@ -140,12 +146,34 @@ fn compared(running: &Table, next: &Config) -> Vec<Change> {
         let is_class = below(path, "classes");
         let (come, gone) = (before.is_none(), after.is_none());
         // Metrics and requests on their way know classes by their index.
-        let restart = taken(path) != Some(Taken::Live) || (is_class && (come || gone || reordered));
+        let restart =
+            taken(path) != Some(Taken::Live) || (is_class && (come || gone || ranked_anew));
         let shown = |value: Option<&String>| value.filter(|_| !path.ends_with(".hash")).cloned();
         let (before, after) = (shown(before), shown(after));
         all.push(Change { path: path.clone(), before, after, restart });
     }
+    all.extend(order);
     all
+}
+
+/// That fallbacks which were there before are tried in another order: their paths do not say so.
+fn reordered(running: &Table, next: &Table) -> Option<Change> {
+    let names = |table: &Table| -> Vec<String> {
+        let all = table.get("fallback").and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(named).collect()
+    };
+    let (before, after) = (names(running), names(next));
+    let both = |names: &[String], others: &[String]| {
+        let stay = names.iter().filter(|name| others.contains(name));
+        stay.cloned().collect::<Vec<_>>().join(", ")
+    };
+    let (before, after) = (both(&before, &after), both(&after, &before));
+    (before != after).then(|| Change {
+        path: "fallback".to_owned(),
+        before: Some(before),
+        after: Some(after),
+        restart: false,
+    })
 }
 
 /// When the value at a path is taken up.
@@ -243,6 +271,32 @@ mod tests {
         assert!(!said.contains("planted") && !said.contains("0101"), "{said}");
         let told = changes_to(&running.to_toml(), &read(BASE, "planted-2")).unwrap();
         assert_eq!(told, [], "what is printed says nothing of secrets");
+    }
+
+    #[test]
+    fn fallbacks_are_told_by_name_and_so_is_their_order() {
+        let entry = |name: &str, more: &str| {
+            format!("[[fallback]]\nname = {name:?}\nfor = \"*\"\n{more}\n")
+        };
+        let account = |key: &str| format!("base_url = \"http://o\"\napi_key = \"env:{key}\"");
+        let (one, two) = (entry("one", "model = \"b\""), entry("two", &account("KEY")));
+        let running = read(&format!("{BASE}{one}{two}"), "planted-1");
+        assert_eq!(changes(&running, &read(&format!("{BASE}{one}{two}"), "planted-1")), []);
+        let turned = read(&format!("{BASE}{two}{one}"), "planted-1");
+        assert_eq!(shown(&changes(&running, &turned)), ["fallback: one, two -> two, one"]);
+        let told = changes_to(&running.to_toml(), &turned).unwrap();
+        assert_eq!(shown(&told), ["fallback: one, two -> two, one"]);
+        let slower = read(&format!("{BASE}{one}after = \"7s\"\n"), "planted-1");
+        let seen = shown(&changes(&running, &slower));
+        assert!(seen.contains(&"fallback.one.after: \"10s\" -> \"7s\"".to_owned()), "{seen:?}");
+        assert!(
+            seen.iter().all(|it| it.starts_with("fallback.")),
+            "live, and nothing else: {seen:?}"
+        );
+        // Its key is another one, and so is the gateway's own.
+        let seen = shown(&changes(&running, &read(&format!("{BASE}{one}{two}"), "planted-2")));
+        let hidden = |path: &str| format!("{path}: what it refers to, or hides, has changed");
+        assert_eq!(seen, [hidden("upstream.api_key"), hidden("fallback")]);
     }
 
     #[test]

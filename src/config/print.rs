@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::fallback;
 use super::{
     Class, Classes, Config, LogFormat, OutputChoice, Profile, ReloadOn, Secret, Shared, Tls, Traces,
 };
@@ -21,6 +22,7 @@ pub(super) fn to_table(config: &Config) -> Table {
         classes,
         retry,
         breaker,
+        fallbacks,
         log,
         metrics,
         state,
@@ -53,6 +55,8 @@ pub(super) fn to_table(config: &Config) -> Table {
                 ("header_timeout", span(server.header_timeout)),
                 ("body_timeout", span(server.body_timeout)),
                 ("write_timeout", span(server.write_timeout)),
+                ("reuse_port", Value::Boolean(server.reuse_port)),
+                ("drain_delay", span(server.drain_delay)),
                 ("drain_timeout", span(server.drain_timeout)),
                 (
                     "reload",
@@ -166,6 +170,9 @@ pub(super) fn to_table(config: &Config) -> Table {
         ),
     ];
     let mut root: Table = root.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    if !fallbacks.is_empty() {
+        root.insert("fallback".to_owned(), fallback::to_toml(fallbacks));
+    }
     if let Some(section) = shared_quota {
         root.insert("shared".to_owned(), shared(section));
     }

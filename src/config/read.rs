@@ -13,6 +13,7 @@ use super::access::admin_access;
 use super::batch::batch;
 use super::breaker::breaker;
 use super::classes::{self, Classes};
+use super::fallback::fallbacks;
 use super::keys;
 use super::metrics::metrics;
 use super::model::models;
@@ -67,6 +68,8 @@ pub(super) fn config(
         keys::keys(&mut root, &classes, directory, &mut files);
     let tokenizers = Tokenizers::new(directory);
     let models = models(root.section("models"), &tokenizers);
+    let nodes = root.list("fallback").unwrap_or_default();
+    let fallbacks = fallbacks(nodes, upstream.as_ref(), &models, environment, &found);
     let shared = shared(root.section("shared"), environment);
     let traces = traces(root.section("traces"), environment);
     let callers = !keys.is_empty() || identity.keys_file.is_some();
@@ -79,8 +82,9 @@ pub(super) fn config(
     *problems = found.into_inner();
     let (server, upstream) = (server?, upstream?);
     files.extend(tokenizers.files());
-    let secret = upstream.api_key.as_ref().map(Secret::reference);
-    files.extend(secret.and_then(file));
+    let accounts = fallbacks.iter().filter_map(|it| Some(&it.account.as_ref()?.api_key));
+    let secrets = upstream.api_key.iter().chain(accounts).map(Secret::reference);
+    files.extend(secrets.filter_map(file));
     let references = shared.as_ref().map(|it| it.servers.references()).unwrap_or_default();
     files.extend(references.iter().filter_map(|it| file(it)));
     files.extend(traces.as_ref().and_then(|it| file(it.headers_from())));
@@ -91,6 +95,7 @@ pub(super) fn config(
         classes,
         retry,
         breaker,
+        fallbacks,
         log,
         metrics,
         state,
@@ -128,6 +133,8 @@ fn server(
         header_timeout: positive(&mut section, "header_timeout", seconds(60)),
         body_timeout: positive(&mut section, "body_timeout", seconds(30)),
         write_timeout: positive(&mut section, "write_timeout", seconds(60)),
+        reuse_port: section.get_or("reuse_port", false),
+        drain_delay: section.get_or("drain_delay", Duration::ZERO),
         drain_timeout: section.get_or("drain_timeout", seconds(30)),
         reload: reload(&mut section),
     };

@@ -70,6 +70,11 @@ impl<'a> Section<'a> {
         self.get(key)
     }
 
+    /// Whether `key` is there, right or wrong; to be asked before it is read.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// The table under `key`; empty if it is not there.
     pub(super) fn section(&mut self, key: &'static str) -> Self {
         let path = self.child(key);

@@ -79,11 +79,21 @@ impl Cost {
 
     /// Both, unit by unit.
     #[must_use]
-    pub(super) const fn plus(self, other: Self) -> Self {
+    pub const fn plus(self, other: Self) -> Self {
         Self {
             requests: self.requests.saturating_add(other.requests),
             tokens: self.tokens.saturating_add(other.tokens),
             uncached: self.uncached.saturating_add(other.uncached),
+        }
+    }
+
+    /// What is left of it without the other, unit by unit.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(other.requests),
+            tokens: self.tokens.saturating_sub(other.tokens),
+            uncached: self.uncached.saturating_sub(other.uncached),
         }
     }
 

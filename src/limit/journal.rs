@@ -12,12 +12,15 @@
 //! - What may be missing at its end is bounded: whoever keeps a journal is told to hurry before more
 //!   than what [`UNWRITTEN`] of quota is worth, and one request, has been let go without it.
 
+mod heir;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::heir::{Heritage, Left, Told};
 use crate::limit::{Blame, ColdStart, Constraint, Cost, Ledger, Sent, Spent};
 use crate::time::Timestamp;
 

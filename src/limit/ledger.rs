@@ -77,7 +77,7 @@ pub struct Sent {
     /// The windows whose level counts this request as reserved, by the upstream's own word.
     counted: Counted<u32>,
     /// Whether the journal has its end already.
-    announced: bool,
+    pub(super) announced: bool,
 }
 
 impl Hold {

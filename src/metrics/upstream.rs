@@ -1,6 +1,6 @@
 //! What is to be known of the upstream's health.
 
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 
 use super::Registrar;
 use super::outcome::{CircuitState, UpstreamFailure};
@@ -14,12 +14,17 @@ pub struct UpstreamMetrics {
     consecutive: IntGauge,
     last_success: IntGauge,
     circuits: [IntCounter; CircuitState::ALL.len()],
+    fallbacks: IntCounterVec,
     /// Times that fewer requests were allowed at the upstream, because it was overloaded.
     pub concurrency_cuts: IntCounter,
 }
 
 impl UpstreamMetrics {
     pub(super) fn register(new: &Registrar<'_>) -> prometheus::Result<Self> {
+        let help = "Requests that went to a fallback, by its name and why; none without one.";
+        let fallbacks = Opts::new("tidegate_fallbacks_total", help);
+        let fallbacks = IntCounterVec::new(fallbacks, &["fallback", "cause"])?;
+        new.0.register(Box::new(fallbacks.clone()))?;
         Ok(Self {
             failures: new.counters(
                 "tidegate_upstream_failures_total",
@@ -41,6 +46,7 @@ impl UpstreamMetrics {
                 "to",
                 CircuitState::ALL.map(CircuitState::as_str),
             )?,
+            fallbacks,
             concurrency_cuts: new.counter(
                 "tidegate_concurrency_cuts_total",
                 "Times that fewer requests were allowed at an overloaded upstream.",
@@ -53,6 +59,16 @@ impl UpstreamMetrics {
         self.consecutive.set(0);
         let seconds = now.as_nanos() / 1_000_000_000;
         self.last_success.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// There is a fallback of this name: it is shown before a request goes there.
+    pub fn has_fallback(&self, name: &str, cause: &str) {
+        self.fallbacks.with_label_values(&[name, cause]);
+    }
+
+    /// A request went to a fallback.
+    pub fn fell_back(&self, name: &str, cause: &str) {
+        self.fallbacks.with_label_values(&[name, cause]).inc();
     }
 
     /// The circuit of a pool got into a state.

@@ -99,6 +99,8 @@ impl Forward {
         let (Some(before), true) = (before, first.status().is_success()) else { return first };
         let Some((body, demand)) = self.ask.take_cap_off() else { return first };
         self.outgoing.body = body;
+        // What goes elsewhere is what the caller sent, and there is an answer already.
+        self.choices = None;
         self.gateway.metrics.count_retry(RetryReason::OutputCap);
         let (book, subject) = (Arc::clone(&self.gateway.learned), self.ask.subject.clone());
         let estimated = self.ask.price.estimate.total();

@@ -22,6 +22,7 @@ use crate::proxy::Gateway;
 use crate::proxy::admit::Ask;
 use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
+use crate::proxy::fallback::Choices;
 use crate::proxy::headers;
 use crate::proxy::health::WELL;
 use crate::proxy::peek::{Seen, peek};
@@ -53,10 +54,13 @@ pub(super) struct Forward {
     pub(super) outgoing: Outgoing,
     /// Whether the caller shares its connection with others.
     pub(super) multiplexed: bool,
+    /// What it may go elsewhere with, and the fallback that it has gone to.
+    pub(super) choices: Option<Box<Choices>>,
+    pub(super) fallback: Option<usize>,
     /// Whether the caller has been handed a head already.
     pub(super) begun: bool,
     /// What its body counts for, until the answer is there.
-    pub(super) _memory: Share,
+    pub(super) memory: Share,
 }
 
 /// An attempt that gave no answer to hand over. It still holds its admissions: what becomes of that
@@ -81,22 +85,32 @@ impl Forward {
     /// # Errors
     ///
     /// If there is none for it.
-    pub(super) fn enter(&self) -> Result<Turn, ProxyError> {
-        let wait = self.stand(true).map_err(|turned| self.refuse(turned))?;
+    pub(super) fn enter(&mut self) -> Result<Turn, ProxyError> {
+        let wait = match self.stand(true) {
+            Ok(wait) => wait,
+            Err(mut turned) => match self.instead_of_refusal(&mut turned) {
+                Some(wait) => wait,
+                None => return Err(self.refuse(&turned)),
+            },
+        };
         Ok(Turn::first(wait))
     }
 
     /// Waits for admission and sends the request until there is an answer to hand over; `None` if
     /// the caller has to be told first that it waits.
-    pub(super) async fn carry(&self, turn: &mut Turn) -> Option<Result<Response, ProxyError>> {
+    pub(super) async fn carry(&mut self, turn: &mut Turn) -> Option<Result<Response, ProxyError>> {
         loop {
             if !turn.wait.is_over() {
                 self.record.trace(Trace::begin_wait);
             }
-            let passage = match self.wait(&mut turn.wait).await? {
+            let passage = match self.wait_anywhere(turn).await? {
                 Ok(passage) => passage,
-                Err(turned) => {
-                    let own = self.refuse(turned);
+                Err(mut turned) => {
+                    if let Some(wait) = self.instead_of_refusal(&mut turned) {
+                        turn.go_elsewhere(wait);
+                        continue;
+                    }
+                    let own = self.refuse(&turned);
                     self.record.note(|facts| facts.end_wait(false));
                     // What the upstream said is of more use than that it cannot be asked again.
                     return Some(match turn.said.take() {
@@ -115,6 +129,13 @@ impl Forward {
                 Err(miss) => miss,
             };
             let Some((reason, delay)) = self.plan_retry(&miss, turn) else {
+                if let Some(asked) = self.instead_of_giving_up(&miss) {
+                    self.record.note(|facts| facts.at_upstream = false);
+                    let tenant = miss.passage.missed(miss.rejection);
+                    turn.attempt += 1;
+                    turn.go_elsewhere(Wait::of(asked, tenant));
+                    continue;
+                }
                 miss.passage.reject(miss.rejection);
                 return Some(self.give_up(miss.answer, miss.code));
             };
@@ -124,18 +145,28 @@ impl Forward {
             turn.attempt += 1;
             turn.fresh = reason == RetryReason::StaleConnection;
             turn.said = answer.ok().map(|answer| (answer, code));
-            turn.wait = Wait::Again(self.again(passage, rejection, reason, delay));
+            turn.wait = self.again(passage, rejection, reason, delay);
         }
     }
 
     /// Waits for admission; `None` if the caller has to be told first.
-    async fn wait(&self, wait: &mut Wait) -> Option<Result<Passage, Turned>> {
-        let beats = self.ask.beats.filter(|_| !self.begun && !wait.is_over());
-        let Some(beats) = beats else { return Some(self.pass(wait).await) };
+    pub(super) async fn wait(&self, wait: &mut Wait) -> Option<Result<Passage, Turned>> {
+        let waits = !wait.is_over();
+        self.unless_told(waits, self.pass(wait)).await
+    }
+
+    /// Waits; `None` if the caller has to be told first that it `waits`.
+    pub(super) async fn unless_told<T>(
+        &self,
+        waits: bool,
+        wait: impl Future<Output = T>,
+    ) -> Option<T> {
+        let beats = self.ask.beats.filter(|_| waits && !self.begun);
+        let Some(beats) = beats else { return Some(wait.await) };
         let mut time = Box::pin(tokio::time::sleep_until(self.record.arrived() + beats.after));
         tokio::select! {
             biased;
-            decided = self.pass(wait) => Some(decided),
+            decided = wait => Some(decided),
             () = time.as_mut() => None,
         }
     }
@@ -143,7 +174,8 @@ impl Forward {
     fn note_admission(&self, passage: &Passage, attempt: u32) {
         let admitted = &passage.account;
         let bound = admitted.bound().map(|bound| admitted.pool().name_of(bound));
-        let waited = if attempt == 1 { passage.waited() } else { self.record.arrived().elapsed() };
+        let here = attempt == 1 && self.fallback.is_none();
+        let waited = if here { passage.waited() } else { self.record.arrived().elapsed() };
         if attempt == 1 {
             self.gateway.retry_budget.deposit();
             admitted.pool().recent().admitted(admitted.cost().tokens, waited);
@@ -164,7 +196,7 @@ impl Forward {
         });
     }
 
-    fn refuse(&self, turned: Turned) -> ProxyError {
+    fn refuse(&self, turned: &Turned) -> ProxyError {
         let gate = self.ask.gate.as_ref().filter(|_| turned.by_tenant);
         let named = gate.map_or(&self.ask.pool, |gate| &gate.pool);
         let bound = match turned.refused {
@@ -188,11 +220,13 @@ impl Forward {
 
     /// Sends the request once.
     async fn attempt(&self, mut passage: Passage, fresh: bool) -> Result<Response, Miss> {
-        let (record, upstream) = (&self.record, &self.gateway.upstream);
+        let (record, upstream) = (&self.record, self.upstream());
         passage.sent();
         let sent_at = Instant::now();
         let answer = record.call(upstream, &self.outgoing, fresh).await;
-        self.gateway.note_health(&answer);
+        if self.is_at_home() {
+            self.gateway.note_health(&answer);
+        }
         match answer {
             Ok(answer) => {
                 observe(&self.gateway.metrics.upstream_head, sent_at.elapsed());

@@ -22,6 +22,7 @@ use crate::admission::{PoolConfig, PoolKey};
 use crate::config::{Config, Profile, Retry};
 use crate::metrics::ReloadMetrics;
 use crate::proxy::admit::pool_config;
+use crate::proxy::fallback::Elsewhere;
 use crate::proxy::trace::Target;
 use crate::proxy::upstream::Upstream;
 use crate::proxy::{Gateway, tenant};
@@ -96,6 +97,12 @@ impl Gateway {
         } else {
             Arc::new(Upstream::new(&config.upstream)?)
         };
+        let same = config.fallbacks == before.fallbacks && config.upstream == before.upstream;
+        let elsewhere = if same {
+            Arc::clone(&self.elsewhere)
+        } else {
+            Elsewhere::all(&config, &self.metrics)?
+        };
         let retry_budget = if config.retry == before.retry {
             Arc::clone(&self.retry_budget)
         } else {
@@ -111,11 +118,12 @@ impl Gateway {
             pools: self.pools.clone(),
             tenants: self.tenants.clone(),
             upstream,
+            elsewhere,
             bodies: self.bodies.limited_to(config.admission.max_queued_bytes.get()),
             retry_budget,
             learned: Arc::clone(&self.learned),
             counters: Arc::clone(&self.counters),
-            draining: self.draining.clone(),
+            drain: self.drain.clone(),
             tasks: self.tasks.clone(),
             history: Arc::clone(&self.history),
             traces,

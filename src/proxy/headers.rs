@@ -21,6 +21,7 @@ const WAIT_MS: HeaderName = HeaderName::from_static("x-tidegate-wait-ms");
 const ESTIMATED: HeaderName = HeaderName::from_static("x-tidegate-estimated-tokens");
 const OUTPUT_CAP: HeaderName = HeaderName::from_static("x-tidegate-output-cap");
 const LIMITED_BY: HeaderName = HeaderName::from_static("x-tidegate-limited-by");
+const FALLBACK: HeaderName = HeaderName::from_static("x-tidegate-fallback");
 const USED: HeaderName = HeaderName::from_static("x-tidegate-used-tokens");
 const LIMIT: HeaderName = HeaderName::from_static("x-tidegate-limit");
 const LIMIT_USED: HeaderName = HeaderName::from_static("x-tidegate-limit-used");
@@ -178,6 +179,10 @@ pub(super) fn explain(headers: &mut HeaderMap, facts: &Facts) {
     let limited_by = facts.limited_by.as_deref();
     if let Some(value) = limited_by.and_then(|text| HeaderValue::from_str(text).ok()) {
         headers.insert(LIMITED_BY, value);
+    }
+    let fallback = facts.fallback.as_deref();
+    if let Some(value) = fallback.and_then(|name| HeaderValue::from_str(name).ok()) {
+        headers.insert(FALLBACK, value);
     }
     if let Some(usage) = facts.usage {
         headers.insert(USED, digits(usage.total));

@@ -33,7 +33,10 @@ impl Forward {
             }
             // It is there, and told this connection to go; the next one says more.
             Failure::Unprocessed(_) => Report { said: Said::No, overload: false },
-            Failure::Stale(_) | Failure::Broken(_) | Failure::Timeout => {
+            // Many upstreams close what was idle. It says nothing of how they are, unless it was to be
+            // found out.
+            Failure::Stale(_) => Report { said: Said::FailedAgain, overload: false },
+            Failure::Broken(_) | Failure::Timeout => {
                 Report { said: self.failed(), overload: false }
             }
         };

@@ -121,7 +121,7 @@ enum Next {
 }
 
 /// Takes a request from where it stands to its answer, whatever happens.
-async fn go_on(forward: Forward, mut turn: Turn) -> Next {
+async fn go_on(mut forward: Forward, mut turn: Turn) -> Next {
     let record = Arc::clone(&forward.record);
     let id = record.id().as_str();
     let result = AssertUnwindSafe(forward.carry(&mut turn)).catch_unwind().await;

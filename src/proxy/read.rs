@@ -48,7 +48,8 @@ impl Budget {
 }
 
 impl Share {
-    fn grow(&mut self, bytes: u64) -> Result<(), ProxyError> {
+    /// Takes more of it.
+    pub(super) fn grow(&mut self, bytes: u64) -> Result<(), ProxyError> {
         let Budget { used, limit, gauge } = &self.budget;
         let before = used.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > *limit {

@@ -52,8 +52,10 @@ pub(super) struct Facts {
     pub(super) tenant: Option<Arc<str>>,
     /// The same, as the queue knows them.
     pub(super) tenant_id: u64,
-    /// The model asked for.
+    /// The model asked for; the fallback's, if it went to one.
     pub(super) model: Option<Arc<str>>,
+    /// The fallback that it went to.
+    pub(super) fallback: Option<Arc<str>>,
     /// Status of the answer.
     pub(super) status: Option<StatusCode>,
     /// Time from arrival to admission, the last one if there were more.
@@ -194,7 +196,8 @@ impl Record {
     /// It is sent to the upstream now; returns what that is told of the trace, if there is one.
     fn begin_call(&self) -> Option<HeaderValue> {
         let span = self.traces.as_ref()?.span();
-        self.facts.lock().trace.as_mut().map(|trace| trace.begin_call(span))
+        let facts = &mut *self.facts.lock();
+        facts.trace.as_mut().map(|trace| trace.begin_call(span, facts.model.clone()))
     }
 
     /// Sends it to the upstream, within a span of its own if it is traced.
@@ -276,6 +279,7 @@ impl Record {
             code = facts.code.as_deref(),
             tenant = facts.tenant.as_deref(),
             model = facts.model.as_deref(),
+            fallback = facts.fallback.as_deref(),
             duration_ms = millis(ended - self.arrived),
             wait_ms = millis(facts.waited),
             limited_by = facts.limited_by.as_deref(),

@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 impl Ask {
     /// The error for a request that was refused after it had `waited`.
-    pub(super) fn refused(&self, turned: Turned, waited: Duration) -> ProxyError {
+    pub(super) fn refused(&self, turned: &Turned, waited: Duration) -> ProxyError {
         let gate = self.gate.as_ref().filter(|_| turned.by_tenant);
         let pool = gate.map_or(&self.pool.pool, |gate| &gate.pool.pool);
         let whose = if gate.is_some() { TENANT } else { "" };

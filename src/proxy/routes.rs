@@ -14,7 +14,8 @@ use http::{HeaderValue, Method, Request, header};
 
 use super::record::Record;
 use super::stack::App;
-use super::{Current, Gateway, ProxyError, unmetered};
+use super::unmetered::unmetered;
+use super::{Current, Gateway, ProxyError};
 use crate::metrics::Outcome;
 
 /// A prefix that SDKs put before the path: the base URL may end in `/v1` or not, and some add it

@@ -57,11 +57,13 @@ pub(super) struct TenantHold {
 }
 
 /// A request that was not let in, and where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Turned {
     pub(super) refused: Refused,
     /// Whether it was its tenant's limits.
     pub(super) by_tenant: bool,
+    /// What it holds of its tenant's quota, should it be let in elsewhere.
+    hold: Option<Box<TenantHold>>,
 }
 
 impl Gate {
@@ -122,11 +124,16 @@ pub(super) fn pool_config(terms: &Terms, config: &Config) -> PoolConfig {
 
 impl Turned {
     pub(super) const fn by_tenant(refused: Refused) -> Self {
-        Self { refused, by_tenant: true }
+        Self { refused, by_tenant: true, hold: None }
     }
 
-    pub(super) const fn by_account(refused: Refused) -> Self {
-        Self { refused, by_tenant: false }
+    pub(super) fn by_account(refused: Refused, hold: Option<TenantHold>) -> Self {
+        Self { refused, by_tenant: false, hold: hold.map(Box::new) }
+    }
+
+    /// What it holds of its tenant's quota.
+    pub(super) fn take_hold(&mut self) -> Option<TenantHold> {
+        self.hold.take().map(|hold| *hold)
     }
 }
 
@@ -169,12 +176,20 @@ impl Passage {
         }
     }
 
-    /// The upstream refused the request, and it is not sent again.
-    pub(super) fn reject(self, rejection: Rejection) {
-        self.account.reject(rejection);
-        if let Some(mut hold) = self.tenant {
+    /// The upstream refused the request, and it is not sent there again; returns what it holds of its
+    /// tenant's quota, which is as good elsewhere.
+    pub(super) fn missed(self, rejection: Rejection) -> Option<TenantHold> {
+        let Self { account, mut tenant } = self;
+        account.reject(rejection);
+        if let Some(hold) = &mut tenant {
             hold.missed(rejection);
         }
+        tenant
+    }
+
+    /// The same, and it is sent nowhere else.
+    pub(super) fn reject(self, rejection: Rejection) {
+        self.missed(rejection);
     }
 }
 

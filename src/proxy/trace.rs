@@ -27,6 +27,7 @@ pub(super) struct Trace {
     context: Context,
     state: String,
     method: Method,
+    /// Where it is sent next.
     target: Arc<Target>,
     asked: Option<Asked>,
     line: Option<BatchLine>,
@@ -36,7 +37,7 @@ pub(super) struct Trace {
     end: Option<End>,
 }
 
-/// What all requests say of the upstream.
+/// What all requests to an upstream say of it.
 #[derive(Debug)]
 pub(super) struct Target {
     /// `gen_ai.provider.name`.
@@ -50,7 +51,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Of the configured upstream.
+    /// Of an upstream as configured.
     pub(super) fn new(upstream: &config::Upstream, provider: &str) -> Self {
         let uri = &upstream.base_url;
         let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or_default());
@@ -104,6 +105,8 @@ impl Asked {
 struct Wait {
     from: Instant,
     until: Instant,
+    /// What it waited in.
+    pool: Option<PoolKey>,
     limited_by: Option<Arc<str>>,
     admitted: bool,
 }
@@ -112,6 +115,10 @@ struct Wait {
 #[derive(Debug)]
 struct Call {
     span: SpanId,
+    /// Where it went.
+    target: Arc<Target>,
+    /// What it asked for.
+    model: Option<Arc<str>>,
     sent: Instant,
     /// The first content of a stream.
     first: Option<Instant>,
@@ -163,6 +170,13 @@ impl Trace {
         self.asked = Some(asked);
     }
 
+    /// It is sent there from now on, if anywhere else than until now.
+    pub(super) fn goes_to(&mut self, target: Option<&Arc<Target>>) {
+        if let Some(target) = target {
+            self.target = Arc::clone(target);
+        }
+    }
+
     /// It is a line of a batch.
     pub(super) fn is_line(&mut self, line: BatchLine) {
         self.line = Some(line);
@@ -176,14 +190,17 @@ impl Trace {
     /// Its wait is over, if it did wait.
     pub(super) fn end_wait(&mut self, limited_by: Option<Arc<str>>, admitted: bool) {
         if let Some(from) = self.waiting.take() {
-            keep(&mut self.waits, Wait { from, until: Instant::now(), limited_by, admitted });
+            let (until, pool) = (Instant::now(), self.asked.as_ref().map(|asked| asked.pool));
+            keep(&mut self.waits, Wait { from, until, pool, limited_by, admitted });
         }
     }
 
-    /// It is sent now; returns what the upstream is told of the trace.
-    pub(super) fn begin_call(&mut self, span: SpanId) -> HeaderValue {
+    /// It is sent now and asks for this model; returns what the upstream is told of the trace.
+    pub(super) fn begin_call(&mut self, span: SpanId, model: Option<Arc<str>>) -> HeaderValue {
         let call = Call {
             span,
+            target: Arc::clone(&self.target),
+            model,
             sent: Instant::now(),
             first: None,
             until: None,

@@ -8,32 +8,37 @@ use std::time::Duration;
 use axum::response::Response;
 use tower::retry::budget::Budget as _;
 
-use crate::admission::{Asked, Refused, Rejection, Waiting};
+use crate::admission::{Admitted, Asked, Coming, Refused, Rejection, Waiting};
 use crate::config;
 use crate::metrics::RetryReason;
 use crate::proxy::forward::{Forward, Miss};
 use crate::proxy::inside::Inside;
 use crate::proxy::tenant::{Passage, TenantHold, Turned};
+use crate::time::Timestamp;
 
 /// A wait for admission that can be moved, and gone on with elsewhere.
 #[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 pub(super) enum Wait {
     /// It is over: admitted at once.
     Over(Option<Passage>),
-    /// In its tenant's own line.
-    Gate(Waiting),
+    /// In its tenant's own line, and expected in the account's.
+    Gate(Waiting, Option<Coming>),
     /// In the account's line, with what it holds of its tenant's quota.
     Line(Waiting, Option<TenantHold>),
-    /// On the way back into the account's line.
-    Again(Pin<Box<dyn Future<Output = Result<Passage, Refused>> + Send>>),
+    /// On the way back into the account's line, after such a miss.
+    Again(Pin<Box<Readmission>>, Option<TenantHold>, RetryReason),
 }
+
+/// The way back into a line.
+type Readmission = dyn Future<Output = Result<Admitted, Refused>> + Send;
 
 /// Where a request stands that waits for its first or next attempt.
 pub(super) struct Turn {
     pub(super) wait: Wait,
     /// The attempt that it waits for, from 1.
     pub(super) attempt: u32,
-    /// Attempts that reached nobody and were not the last, because others wait for the upstream too.
+    /// Attempts that do not count: they reached nobody, while all wait for the upstream, or were made
+    /// elsewhere.
     pub(super) unsent: u32,
     /// The upstream's last answer and its error code, if it gave one.
     pub(super) said: Option<(Response, Option<String>)>,
@@ -48,9 +53,31 @@ impl Turn {
     pub(super) const fn first(wait: Wait) -> Self {
         Self { wait, attempt: 1, unsent: 0, said: None, inside: None, fresh: false }
     }
+
+    /// Goes on elsewhere, where attempts count anew.
+    pub(super) fn go_elsewhere(&mut self, wait: Wait) {
+        (self.wait, self.unsent, self.said) = (wait, self.attempt - 1, None);
+        self.fresh = false;
+    }
 }
 
 impl Wait {
+    /// That of a request which has asked its account, with what it holds of its tenant's quota.
+    pub(super) fn of(asked: Asked, tenant: Option<TenantHold>) -> Self {
+        match asked {
+            Asked::Go(account) => Self::Over(Some(Passage { account, tenant })),
+            Asked::Wait(waiting) => Self::Line(waiting, tenant),
+        }
+    }
+
+    /// What it holds of its tenant's quota, for whoever goes on with it.
+    pub(super) const fn take_hold(&mut self) -> Option<TenantHold> {
+        match self {
+            Self::Line(_, tenant) | Self::Again(_, tenant, _) => tenant.take(),
+            Self::Over(_) | Self::Gate(..) => None,
+        }
+    }
+
     /// Whether there is nothing to wait for.
     pub(super) const fn is_over(&self) -> bool {
         matches!(self, Self::Over(_))
@@ -60,60 +87,81 @@ impl Wait {
 impl Forward {
     /// Asks for admission, at the places that were kept for the request if it is `back` for them.
     pub(super) fn stand(&self, back: bool) -> Result<Wait, Turned> {
-        let Some(gate) = &self.ask.gate else { return self.line(None, back) };
+        let Some(gate) = &self.ask.gate else { return self.line(None, None, back) };
         let place = if back { self.kept_place(&gate.pool) } else { None };
         let request = gate.request(&self.ask.request, &self.ask.price);
         match gate.pool.pool.ask(request, place).map_err(Turned::by_tenant)? {
-            Asked::Go(admitted) => self.line(Some(TenantHold::new(admitted)), back),
+            Asked::Go(admitted) => self.line(Some(TenantHold::new(admitted)), None, back),
             Asked::Wait(waiting) => {
                 self.count_meanwhile(&waiting, Some(gate));
                 self.record.note(|facts| facts.at_gate = true);
-                Ok(Wait::Gate(waiting))
+                let coming = self.ask.pool.pool.expect(self.ask.request.cost);
+                Ok(Wait::Gate(waiting, Some(coming)))
             }
         }
     }
 
     /// Asks for admission to the account's quota.
-    fn line(&self, tenant: Option<TenantHold>, back: bool) -> Result<Wait, Turned> {
+    fn line(
+        &self,
+        tenant: Option<TenantHold>,
+        coming: Option<Coming>,
+        back: bool,
+    ) -> Result<Wait, Turned> {
         let mut request = self.ask.request;
         let lowered = self.ask.gate.as_ref().and_then(|gate| gate.lowered.get());
         request.cost = lowered.copied().unwrap_or(request.cost);
         let place = if back { self.kept_place(&self.ask.pool) } else { None };
-        let asked = self.ask.pool.pool.ask(request, place).map_err(Turned::by_account)?;
-        Ok(match asked {
-            Asked::Go(account) => Wait::Over(Some(Passage { account, tenant })),
-            Asked::Wait(waiting) => {
-                if lowered.is_none() {
-                    self.count_meanwhile(&waiting, None);
-                }
-                Wait::Line(waiting, tenant)
-            }
-        })
+        let pool = &self.ask.pool.pool;
+        let asked = match coming {
+            None => pool.ask(request, place),
+            Some(coming) => pool.ask_as(coming, request, place),
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(refused) => return Err(Turned::by_account(refused, tenant)),
+        };
+        if let Asked::Wait(waiting) = &asked
+            && lowered.is_none()
+        {
+            self.count_meanwhile(waiting, None);
+        }
+        Ok(Wait::of(asked, tenant))
+    }
+
+    /// Waits in its tenant's own line, if it stands there. Dropping the future leaves the wait where it
+    /// is.
+    pub(super) async fn pass_gate(&self, wait: &mut Wait) -> Result<(), Turned> {
+        let Wait::Gate(waiting, coming) = wait else { return Ok(()) };
+        let admitted = waiting.await.map_err(Turned::by_tenant)?;
+        let hold = TenantHold::new(admitted);
+        let gate = self.ask.gate.as_ref();
+        let bound = gate.and_then(|gate| hold.bound().map(|bound| gate.name_of(bound)));
+        self.record.note(|facts| {
+            facts.at_gate = false;
+            facts.limited_by = bound.map(Into::into);
+        });
+        *wait = self.line(Some(hold), coming.take(), true)?;
+        Ok(())
     }
 
     /// Waits in the lines that are left. Dropping the future leaves the wait where it is.
     pub(super) async fn pass(&self, wait: &mut Wait) -> Result<Passage, Turned> {
-        if let Wait::Gate(waiting) = wait {
-            let admitted = waiting.await.map_err(Turned::by_tenant)?;
-            let hold = TenantHold::new(admitted);
-            let gate = self.ask.gate.as_ref();
-            let bound = gate.and_then(|gate| hold.bound().map(|bound| gate.name_of(bound)));
-            self.record.note(|facts| {
-                facts.at_gate = false;
-                facts.limited_by = bound.map(Into::into);
-            });
-            *wait = self.line(Some(hold), true)?;
-        }
-        let passed = match wait {
-            Wait::Over(passage) => passage.take().ok_or(Refused::Closed),
-            Wait::Line(waiting, tenant) => {
-                let account = waiting.await;
-                account.map(|account| Passage { account, tenant: tenant.take() })
+        self.pass_gate(wait).await?;
+        let admitted = match wait {
+            Wait::Over(passage) => {
+                let passage = passage.take();
+                return passage.ok_or_else(|| Turned::by_account(Refused::Closed, None));
             }
-            Wait::Again(waiting) => waiting.await,
-            Wait::Gate(_) => Err(Refused::Closed),
+            Wait::Line(waiting, _) => waiting.await,
+            Wait::Again(waiting, ..) => waiting.await,
+            Wait::Gate(..) => Err(Refused::Closed),
         };
-        passed.map_err(Turned::by_account)
+        let tenant = wait.take_hold();
+        match admitted {
+            Ok(account) => Ok(Passage { account, tenant }),
+            Err(refused) => Err(Turned::by_account(refused, tenant)),
+        }
     }
 
     /// Whether, why and when to send the request again.
@@ -124,9 +172,7 @@ impl Forward {
     ) -> Option<(RetryReason, Duration)> {
         let config = &self.gateway.config.retry;
         let (reason, attempt) = (miss.retry?, turn.attempt - turn.unsent);
-        // What may have been worked on costs twice.
-        let lost = matches!(reason, RetryReason::StaleConnection | RetryReason::Broken);
-        if lost && !config.lost_answers {
+        if !self.may_send_again(reason) {
             return None;
         }
         let waits = miss.passage.account.pool().is_broken();
@@ -146,11 +192,19 @@ impl Forward {
         let at_once = reason == RetryReason::StaleConnection;
         let delay = if at_once { Duration::ZERO } else { backoff(config, attempt) };
         let delay = miss.retry_after.map_or(delay, |cap| delay.min(cap));
-        let (now, deadline) = (self.ask.pool.pool.now(), self.ask.request.deadline);
+        let (now, last) = (self.ask.pool.pool.now(), self.ask.pool.pool.last_start());
+        let deadline = self.ask.request.deadline.min(last.unwrap_or(Timestamp::MAX));
         if now.after(delay) >= deadline || !self.gateway.retry_budget.withdraw() {
             return None;
         }
         Some((reason, delay))
+    }
+
+    /// Whether a request may be sent again after this, here or elsewhere.
+    pub(super) fn may_send_again(&self, reason: RetryReason) -> bool {
+        // What may have been worked on costs twice.
+        let lost = matches!(reason, RetryReason::StaleConnection | RetryReason::Broken);
+        !lost || self.gateway.config.retry.lost_answers
     }
 
     /// Gets a request that has to be sent again admitted again. It keeps what it holds of its
@@ -161,43 +215,35 @@ impl Forward {
         rejection: Rejection,
         reason: RetryReason,
         delay: Duration,
-    ) -> Pin<Box<dyn Future<Output = Result<Passage, Refused>> + Send>> {
+    ) -> Wait {
         let (pool, request) = (Arc::clone(&self.ask.pool.pool), self.ask.request);
         let Passage { account, mut tenant } = passage;
         if let Some(hold) = &mut tenant {
             hold.missed(rejection);
         }
-        match reason {
+        let back: Pin<Box<Readmission>> = match reason {
             // The next in line would fare no better: everyone waits.
             RetryReason::Quota | RetryReason::Overload => {
+                // At once, and not when somebody asks: it may leave again before that.
                 let until = pool.now().after(delay);
-                Box::pin(async move {
-                    let account = pool.retry(account, rejection, request, until).await?;
-                    Ok(Passage { account, tenant })
-                })
+                let asked = pool.put_back(account, rejection, request, until);
+                Box::pin(async move { asked?.admitted().await })
             }
             // So they do while the upstream is away, and it keeps its place.
             _ if pool.is_broken() => {
-                let until = pool.now();
-                Box::pin(async move {
-                    let account = pool.retry(account, rejection, request, until).await?;
-                    Ok(Passage { account, tenant })
-                })
+                let asked = pool.put_back(account, rejection, request, pool.now());
+                Box::pin(async move { asked?.admitted().await })
             }
             _ => {
-                let draining = self.gateway.draining.clone();
+                let (drain, at) = (self.gateway.drain.clone(), pool.now().after(delay));
                 let place = account.reject(rejection);
                 Box::pin(async move {
-                    tokio::select! {
-                        () = tokio::time::sleep(delay) => {}
-                        // Nobody is admitted any more: there is nothing to wait for.
-                        () = draining.cancelled() => {}
-                    }
-                    let account = pool.readmit(request, place).await?;
-                    Ok(Passage { account, tenant })
+                    drain.pause(&pool, at, delay).await;
+                    pool.readmit(request, place).await
                 })
             }
-        }
+        };
+        Wait::Again(back, tenant, reason)
     }
 }
 

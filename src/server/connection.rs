@@ -6,6 +6,7 @@ mod watch;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -49,10 +50,59 @@ pub(super) struct Http {
     pub(super) header_timeout: Duration,
     /// Time for which the peer may take nothing.
     pub(super) write_timeout: Duration,
+    /// After `stop`: time for the first request of a connection that has had none, which may be on
+    /// its way.
+    pub(super) last_call: Duration,
+    /// Connections that have had no request yet.
+    pub(super) fresh: Arc<AtomicUsize>,
+    /// It is going to end: every answer is the last one of its connection.
+    pub(super) leaving: CancellationToken,
     /// Finish what is running and close.
     pub(super) stop: CancellationToken,
+    /// Whoever connects now is another process's.
+    pub(super) handed: CancellationToken,
     /// Close.
     pub(super) abort: CancellationToken,
+}
+
+impl Http {
+    /// The same for connections that are closed when the token is cancelled.
+    pub(super) fn until(&self, closed: &CancellationToken) -> Self {
+        let (leaving, stop, abort) = (closed.clone(), closed.clone(), closed.clone());
+        Self { fresh: Arc::default(), leaving, stop, abort, ..self.clone() }
+    }
+}
+
+/// Counts a connection for as long as it has had no request.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    count: Arc<AtomicUsize>,
+    begun: AtomicBool,
+}
+
+impl Fresh {
+    pub(super) fn new(http: &Http) -> Self {
+        http.fresh.fetch_add(1, Ordering::AcqRel);
+        Self { count: Arc::clone(&http.fresh), begun: AtomicBool::new(false) }
+    }
+
+    /// Notes that a request has come.
+    fn begin(&self) {
+        // Most requests are not the first.
+        if !self.has_begun() && !self.begun.swap(true, Ordering::AcqRel) {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.begin();
+    }
 }
 
 /// Serves a connection to its end.
@@ -60,16 +110,17 @@ pub(super) async fn serve<S: Stream, A: App>(
     stream: S,
     app: A,
     http: Http,
-    occupant: Arc<Occupant>,
+    (occupant, fresh): (Arc<Occupant>, Fresh),
 ) {
-    let peer = Arc::new(Peer::default());
+    let peer = Arc::new(Peer::new(fresh, http.leaving.clone()));
     let builder = builder(&http);
     let io = TokioIo::new(Patient::new(stream, http.write_timeout, Arc::clone(&peer)));
     let service = Watched::new(app, Arc::clone(&peer), occupant);
     let mut connection = pin!(builder.serve_connection(io, service));
     // hyper limits the time for a head once it knows that the protocol is HTTP/1, and not before.
     let mut look = pin!(sleep_until(Instant::now() + http.header_timeout));
-    let (mut rested, mut stopping, mut closing) = (None, false, false);
+    let (mut rested, mut stopping, mut stopped, mut closing) = (None, false, false, false);
+    let mut last_call = pin!(sleep_until(Instant::now() + http.header_timeout));
     loop {
         tokio::select! {
             result = connection.as_mut() => {
@@ -96,6 +147,11 @@ pub(super) async fn serve<S: Stream, A: App>(
             }
             () = http.stop.cancelled(), if !stopping => {
                 stopping = true;
+                let wait = if peer.has_begun() { Duration::ZERO } else { http.last_call };
+                last_call.as_mut().reset(Instant::now() + wait);
+            }
+            () = last_call.as_mut(), if stopping && !stopped => {
+                stopped = true;
                 if !peer.has_begun() {
                     return;
                 }

@@ -82,6 +82,16 @@ impl Room {
                 break slot.ok();
             }
         };
+        self.place(slot)
+    }
+
+    /// A place, if there is one.
+    pub(super) fn try_enter(&self) -> Option<Place> {
+        let slot = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        Some(self.place(Some(slot)))
+    }
+
+    fn place(&self, slot: Option<OwnedSemaphorePermit>) -> Place {
         let occupant = Arc::new(Occupant::new(self.began));
         let mut inside = self.inside.lock();
         let number = inside.next;

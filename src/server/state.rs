@@ -4,24 +4,22 @@
 //! What is done to the pools' ledgers is written down and replayed here, on the store's thread, to
 //! twins: they are what snapshots are made of, so that no request ever waits for one.
 
+mod heirs;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
-use crate::admission::{Keeper, PoolKey};
+pub(super) use self::heirs::{Heirs, SetAside};
+use crate::admission::PoolKey;
 use crate::config::{Config, State};
-use crate::limit::{BadJournal, ColdStart, Constraint, Ledger, Twin, UNWRITTEN};
+use crate::limit::Twin;
 use crate::proxy::{Current, Gateway};
 use crate::store::archive::Archive;
 use crate::store::history::Keep;
-use crate::store::local::{
-    Batch, Local, Options, PoolBatch, Running, Saved, SavedPool, Source, Stamp, Waker,
-};
+use crate::store::local::{Batch, Local, Options, PoolBatch, Running, Saved, Source, Stamp};
 use crate::time::{Clocks, Epoch, Machine, Timestamp};
-use crate::usage::OutputLearner;
 
 /// How long the end waits for the last commit: a disk that takes longer has failed.
 const LAST_COMMIT: Duration = Duration::from_secs(10);
@@ -80,11 +78,17 @@ impl Kept {
         Epoch::at(resume(self.saved.last, self.clocks))
     }
 
-    /// Hands the state to the gateway, and has it kept from now on.
-    pub(super) fn start(self, gateway: Gateway) -> io::Result<(Current, Running)> {
+    /// Hands the state to the gateway, and has it kept from now on. `set_aside` is for the requests
+    /// that the process before has still, if it has handed over.
+    pub(super) fn start(
+        self,
+        gateway: Gateway,
+        set_aside: Option<&SetAside>,
+    ) -> io::Result<(Current, Running, Arc<Heirs>)> {
         let Self { local, saved, .. } = self;
         let now = gateway.pools().epoch().now();
-        let heirs = Arc::new(Heirs::of(&saved, local.waker(), now).map_err(io::Error::other)?);
+        let heirs = Heirs::of(&saved, set_aside, local.waker(), now).map_err(io::Error::other)?;
+        let heirs = Arc::new(heirs);
         let current = Current::new(gateway.kept_by(Arc::<Heirs>::clone(&heirs), &saved.learned));
         let everything = Everything {
             current: current.clone(),
@@ -96,7 +100,7 @@ impl Kept {
         let metrics = Arc::clone(&gateway.metrics().store);
         let running = local.start(Box::new(everything), metrics)?;
         gateway.history().attach(waker, running.desk().clone());
-        Ok((current, running))
+        Ok((current, running, heirs))
     }
 }
 
@@ -104,82 +108,6 @@ impl Kept {
 pub(super) async fn stop(running: Running) {
     if !running.stop(LAST_COMMIT).await {
         tracing::error!("the last state was not written: the next start takes this for a crash");
-    }
-}
-
-/// What the pools of the process before left, until pools of the same keys take it.
-#[derive(Debug)]
-struct Heirs {
-    waker: Waker,
-    left: Mutex<HashMap<PoolKey, (Box<str>, Twin)>>,
-    reserved: Mutex<HashMap<PoolKey, OutputLearner>>,
-}
-
-/// What is kept of a pool cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "pool {pool} of model {model:?}: {problem}; a version of tidegate that can read it may go on \
-     with it, or delete the state to begin anew"
-)]
-struct BadPool {
-    pool: PoolKey,
-    model: Box<str>,
-    problem: BadJournal,
-}
-
-impl Heirs {
-    fn of(saved: &Saved, waker: Waker, now: Timestamp) -> Result<Self, BadPool> {
-        let complete = saved.clean || saved.quiet;
-        let last = saved.last.map_or(now, |last| last.timeline);
-        // Who was quiet may have ended at any time since.
-        let end = if complete { now } else { last.after(UNWRITTEN) };
-        let mut left = HashMap::new();
-        for SavedPool { key, model, snapshot, batches } in &saved.pools {
-            let read = || {
-                let mut twin = Twin::load(snapshot)?;
-                batches.iter().try_for_each(|batch| twin.replay(batch))?;
-                Ok(twin)
-            };
-            let model = model.clone();
-            let twin =
-                read().map_err(|problem| BadPool { pool: *key, model: model.clone(), problem })?;
-            let mut twin = twin.close((end, complete), now.max(end));
-            // One that has refilled is like one that never was.
-            if !twin.is_untouched(now) {
-                left.insert(*key, (model, twin));
-            }
-        }
-        let of_pools = saved.learned.iter().filter(|it| it.tenant.is_empty());
-        let reserved = of_pools.filter_map(|it| Some((it.pool, OutputLearner::load(&it.blob)?)));
-        let reserved = Mutex::new(reserved.collect());
-        Ok(Self { waker, left: Mutex::new(left), reserved })
-    }
-}
-
-impl Keeper for Heirs {
-    fn wake(&self) {
-        self.waker.wake();
-    }
-
-    fn hurry(&self) {
-        self.waker.hurry();
-    }
-
-    fn inherit(
-        &self,
-        key: PoolKey,
-        configured: &[Constraint],
-        start: ColdStart,
-        now: Timestamp,
-    ) -> Option<Ledger> {
-        let (_, twin) = self.left.lock().remove(&key)?;
-        // A new pool's twin has to be written, whether a request is let go or not.
-        self.waker.wake();
-        Some(twin.into_ledger(configured, start, now))
-    }
-
-    fn reserved(&self, key: PoolKey) -> Option<OutputLearner> {
-        self.reserved.lock().remove(&key)
     }
 }
 
@@ -202,7 +130,7 @@ impl Source for Everything {
         let gateway = self.current.get();
         gateway.history().collect(&mut batch.usage);
         let pools = gateway.pools();
-        let all: Vec<_> = pools.all().into_iter().chain(gateway.tenants().all()).collect();
+        let all = gateway.every_pool();
         self.twins.retain(|key, _| {
             let there = all.iter().any(|(other, _)| other == key);
             if !there {
@@ -213,10 +141,7 @@ impl Source for Everything {
         // What the process before left, and nobody has taken: before the pools, since one may be
         // taken meanwhile.
         if full {
-            for (key, (model, twin)) in self.heirs.left.lock().iter() {
-                let (snapshot, events) = (Some(twin.save()), Vec::new());
-                batch.pools.push(PoolBatch { key: *key, model: model.clone(), snapshot, events });
-            }
+            batch.pools.extend(self.heirs.saved());
         }
         for (key, named) in all {
             let mut events = Vec::new();

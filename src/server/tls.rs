@@ -140,17 +140,17 @@ pub(super) struct Doorway {
 }
 
 impl Doorway {
-    /// Shakes hands within `limit`, unless `stop` comes first; `None` if nothing came of it.
+    /// Shakes hands within `limit`, unless it is `over` first; `None` if nothing came of it.
     pub(super) async fn enter(
         &self,
         stream: TcpStream,
         limit: Duration,
-        stop: &CancellationToken,
+        over: impl Future<Output = ()>,
     ) -> Option<TlsStream<TcpStream>> {
         let shaking = tokio::time::timeout(limit, self.shake(stream));
         let (shook, stream) = tokio::select! {
             shaken = shaking => shaken.unwrap_or((Shook::TimedOut, None)),
-            () = stop.cancelled() => return None,
+            () = over => return None,
         };
         self.encryption.metrics.count_handshake(shook);
         stream

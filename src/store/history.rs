@@ -189,6 +189,17 @@ impl History {
         }
     }
 
+    /// Adds sums of another process that ends.
+    pub fn take_up(&self, rows: Vec<UsageRow>) {
+        let mut sums = self.sums.lock();
+        sums.today.add(&rows);
+        sums.recent.put(rows);
+        drop(sums);
+        if let Some(disk) = self.disk.get() {
+            disk.waker.wake();
+        }
+    }
+
     /// Hands over what was added since the last call; for the store's source.
     pub fn collect(&self, rows: &mut Vec<UsageRow>) {
         let mut sums = self.sums.lock();

@@ -1,14 +1,14 @@
-//! Writes an output limit into a request's body, and nothing else.
+//! Writes an output limit, or another model's name, into a request's body, and nothing else.
 //!
 //! The body is not parsed and written again, which could change numbers, order or spelling: the
-//! limit's value is replaced where it stands, or a member is put first. Every other byte of the
-//! document stays as it came.
+//! value is replaced where it stands, or a member is put first. Every other byte of the document
+//! stays as it came.
 //!
 //! # Invariants
 //!
 //! - A body of which there is any doubt is left alone.
 //! - The result is read by [`Demand::read`](super::Demand::read) as the same demand with the new
-//!   limit: it is tested to be.
+//!   limit or model: it is tested to be.
 
 mod msgpack;
 
@@ -35,6 +35,27 @@ pub fn limit_output(kind: BodyKind, body: &[u8], max: usize, tokens: u64) -> Opt
         Format::Json => json(&decoded, tokens)?,
         Format::MsgPack => msgpack::splice(&decoded, tokens)?,
     };
+    coded(kind, spliced)
+}
+
+/// The body with `model` as the model that it names; `None` if it cannot be written in safely. `body`
+/// has been read before: it is a whole document of its kind.
+#[must_use]
+pub fn name_model(kind: BodyKind, body: &[u8], max: usize, model: &str) -> Option<Vec<u8>> {
+    let decoded = kind.decode(body, max).ok()?;
+    let (span, value) = match kind.format {
+        Format::Json => {
+            let text = std::str::from_utf8(&decoded).ok()?;
+            (outline(text)?.model?.span, serde_json::to_vec(model).ok()?)
+        }
+        Format::MsgPack => (msgpack::members(&decoded)?.model?.span, msgpack::string(model)?),
+    };
+    let (before, after) = (decoded.get(..span.start)?, decoded.get(span.end..)?);
+    coded(kind, [before, &value, after].concat())
+}
+
+/// A document as its body is coded.
+fn coded(kind: BodyKind, spliced: Vec<u8>) -> Option<Vec<u8>> {
     match kind.coding {
         Coding::Identity => Some(spliced),
         Coding::Gzip => {
@@ -51,6 +72,7 @@ pub fn limit_output(kind: BodyKind, body: &[u8], max: usize, tokens: u64) -> Opt
 struct Members {
     new: Option<Value>,
     old: Option<Value>,
+    model: Option<Value>,
     chat: bool,
 }
 
@@ -74,7 +96,7 @@ impl Members {
     /// The value of the limit that the caller named is replaced; where none is, the endpoint's own
     /// name for it is used.
     fn plan(self) -> Option<Plan> {
-        let Self { new, old, chat } = self;
+        let Self { new, old, chat, .. } = self;
         let named = |value: &Option<Value>| value.as_ref().is_some_and(|it| !it.null);
         let replaced = match (named(&new), named(&old)) {
             // Two limits: an upstream that refuses that shall go on refusing it.
@@ -91,9 +113,7 @@ impl Members {
 
 fn json(document: &[u8], tokens: u64) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(document).ok()?;
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let members = reader.deserialize_map(Outline { text }).ok()?;
-    let (span, value) = match members.plan()? {
+    let (span, value) = match outline(text)?.plan()? {
         Plan::Replace(span) => (span, tokens.to_string()),
         Plan::Insert(name) => {
             // Not an empty object: it names a model at least.
@@ -105,7 +125,12 @@ fn json(document: &[u8], tokens: u64) -> Option<Vec<u8>> {
     Some([before, &value, after].concat().into_bytes())
 }
 
-/// Reads where the members of a JSON document stand.
+/// Where the members of a JSON document stand.
+fn outline(text: &str) -> Option<Members> {
+    serde_json::Deserializer::from_str(text).deserialize_map(Outline { text }).ok()
+}
+
+/// Reads where they stand.
 struct Outline<'a> {
     text: &'a str,
 }
@@ -133,6 +158,7 @@ impl<'de> Visitor<'de> for Outline<'de> {
             match key.as_str() {
                 NEW => members.new = Some(value()),
                 OLD => members.old = Some(value()),
+                "model" => members.model = Some(value()),
                 "messages" => members.chat = true,
                 _ => {}
             }

@@ -8,7 +8,8 @@ use crate::support::{hello, pair, roomy, send};
 
 #[tokio::test]
 async fn the_metrics_page_lists_what_a_scrape_has() {
-    let (_simulator, gateway) = pair(roomy(), "").await;
+    let fallback = "[[fallback]]\nname = \"other\"\nfor = \"*\"\nmodel = \"n\"";
+    let (_simulator, gateway) = pair(roomy(), fallback).await;
     send(gateway.chat(&hello())).await.bytes().await.expect("whole");
     let (_, scrape) = gateway.page("/metrics").await;
     let scraped: BTreeSet<&str> =

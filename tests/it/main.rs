@@ -2,9 +2,11 @@
 
 mod batch;
 mod docs;
+mod drain;
 mod estimates;
 mod faults;
 mod gateway;
+mod handover;
 mod hostile;
 mod image;
 mod layers;

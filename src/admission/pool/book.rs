@@ -115,6 +115,14 @@ impl Book {
         }
     }
 
+    /// The ledger, if it is the pool's own.
+    pub(super) const fn own(&mut self) -> Option<&mut Ledger> {
+        match self {
+            Self::Own(ledger) => Some(ledger),
+            Self::Shared(_) => None,
+        }
+    }
+
     pub(super) fn wall(&self, cost: Cost) -> Option<usize> {
         self.ledger().wall(cost)
     }

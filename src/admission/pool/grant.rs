@@ -104,7 +104,7 @@ impl State {
         self.end_hold(grant.held, spend, now);
     }
 
-    fn end_hold(&mut self, held: Held, spend: Spend, now: Timestamp) {
+    pub(super) fn end_hold(&mut self, held: Held, spend: Spend, now: Timestamp) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (held, spend) {
             (held @ (Held::Here(_) | Held::Common { sent: false, .. }), _) => {

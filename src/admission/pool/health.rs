@@ -35,7 +35,8 @@ pub enum Said {
     Busy,
     /// It failed.
     Failed,
-    /// It failed, and so had the request before: that may be due to the request.
+    /// It failed, and so had the request before: that may be due to the request. Or due to a connection
+    /// that had been closed: it counts only where it was to be found out whether somebody is there.
     FailedAgain,
 }
 

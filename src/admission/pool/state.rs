@@ -15,7 +15,7 @@ use crate::admission::aimd::Aimd;
 use crate::admission::circuit::Circuit;
 use crate::admission::forecast::Forecast;
 use crate::admission::scheduler::{Entry, Load, Place, Scheduler, Ticket};
-use crate::limit::{Cost, Spent, Twin};
+use crate::limit::{Cost, Left, Spent, Twin};
 use crate::time::Timestamp;
 
 /// Someone who waits.
@@ -52,7 +52,7 @@ enum Held {
 pub(super) enum Decision {
     Go(Grant),
     No(Refused),
-    Wait(Ticket, oneshot::Receiver<Result<Admitted, Refused>>),
+    Wait(Ticket, oneshot::Receiver<Result<Admitted, Refused>>, Duration),
 }
 
 #[derive(Debug)]
@@ -81,7 +81,15 @@ pub(super) struct State {
     pub(super) pass_at: Option<Timestamp>,
     /// What the timer is set to.
     armed: Option<Timestamp>,
-    closed: bool,
+    /// From when on nobody may start, if there is an end.
+    pub(super) closing: Option<Timestamp>,
+    /// Another process goes on with the ledger: nobody is let in any more.
+    pub(super) handed_over: bool,
+    /// What those will ask for that it was told of and that have not come yet, and how many they are.
+    pub(super) coming: (Cost, u32),
+    /// What is held for requests of the process before, and how many of them had not gone.
+    pub(super) left: Left,
+    pub(super) left_waiting: u32,
     /// What a pool that shares its quota needs beside.
     pub(super) together: Together,
 }
@@ -110,7 +118,11 @@ impl State {
             passing: false,
             pass_at: None,
             armed: None,
-            closed: false,
+            closing: None,
+            handed_over: false,
+            coming: (Cost::default(), 0),
+            left: Left::default(),
+            left_waiting: 0,
             together: Together::default(),
         }
     }
@@ -136,7 +148,7 @@ impl State {
                 let waiter = Waiter { answer: sender, forecast };
                 let place = place.unwrap_or_else(|| self.scheduler.place());
                 let ticket = self.scheduler.insert(place, request.entry(now), waiter);
-                Decision::Wait(ticket, answer)
+                Decision::Wait(ticket, answer, forecast)
             }
         }
     }
@@ -148,7 +160,7 @@ impl State {
         place: Option<Place>,
         now: Timestamp,
     ) -> Result<Grant, Held> {
-        if self.closed {
+        if self.handed_over || self.is_over(now) {
             return Err(Held::Refused(Refused::Closed));
         }
         let entry = request.entry(now);
@@ -186,6 +198,9 @@ impl State {
         if request.deadline <= now || late(denied.until) {
             return Err(self.too_late(&request, place, denied.bound, denied.until));
         }
+        if denied.until.is_some_and(|at| self.is_too_late(at)) {
+            return Err(Held::Refused(Refused::Closed));
+        }
         if let Some(refused) = self.full(&request).filter(|_| place.is_none()) {
             return Err(Held::Refused(refused));
         }
@@ -195,6 +210,9 @@ impl State {
         if place.is_none() && self.forecast.is_known() && late(Some(start.after(margin))) {
             let bound = self.bound.unwrap_or(denied.bound);
             return Err(self.too_late(&request, place, bound, Some(start)));
+        }
+        if self.forecast.is_known() && self.is_too_late(start) {
+            return Err(Held::Refused(Refused::Closed));
         }
         Err(Held::Waits(start.since(now)))
     }
@@ -241,8 +259,9 @@ impl State {
     pub(super) fn rearm(&mut self, now: Timestamp) -> bool {
         // Where nobody waits, settling can be caught up with when somebody comes.
         let settle = self.settling.front().map(|(due, ..)| *due);
+        let deadline = self.scheduler.next_deadline();
         let given_up = self.gives_up_at(now);
-        let due = [self.head_at, self.pass_at, self.scheduler.next_deadline(), settle, given_up];
+        let due = [self.head_at, self.pass_at, deadline, settle, given_up, self.closing];
         let due = due.into_iter().flatten().min();
         let Some(due) = due.filter(|_| !self.scheduler.is_empty()) else { return false };
         // At `now` nothing is due any more; a timer set to it could only spin.
@@ -284,16 +303,6 @@ impl State {
         self.forecast.reconfigure(classes);
         if *min_gap < before.min_gap {
             self.next_send = self.next_send.min(now.after(*min_gap));
-        }
-    }
-
-    pub(super) fn close(&mut self) {
-        self.closed = true;
-        while let Some((ticket, _)) = self.scheduler.head() {
-            if let Some((_, waiter)) = self.scheduler.remove(ticket) {
-                // A waiter that has gone needs no answer.
-                let _ = waiter.answer.send(Err(Refused::Closed));
-            }
         }
     }
 

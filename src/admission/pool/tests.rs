@@ -429,3 +429,56 @@ proptest! {
         prop_assert!(charged.0 <= charged.2 && charged.0 >= charged.1 - 1, "{charged:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_end_serves_those_whose_turn_comes_before_it_and_tells_the_rest_early() {
+    let setup = setup(|_| ());
+    setup.spend(6_000).await;
+    let (start, second) = (setup.epoch.now(), Duration::from_secs(1));
+    // 100 tokens a second: their turns are after 20, 40 and 60 seconds.
+    let mut waits: Vec<_> =
+        (0..3).map(|_| Box::pin(setup.pool.admit(setup.request(2_000)))).collect();
+    for wait in &mut waits {
+        assert!(poll!(wait.as_mut()).is_pending());
+    }
+    setup.pool.drain(start.after(31 * second), second);
+    assert_eq!(setup.pool.last_start(), Some(start.after(30 * second)));
+    let late = setup.pool.admit(setup.request(4_000)).await;
+    assert_eq!(late.unwrap_err(), Refused::Closed, "40 seconds, not 30");
+    let served = waits.remove(0).await.unwrap();
+    assert_eq!(setup.epoch.now().since(start), 20 * second);
+    for wait in waits {
+        assert_eq!(wait.await.unwrap_err(), Refused::Closed);
+    }
+    assert_eq!(setup.epoch.now().since(start), 20 * second, "told as soon as it is known");
+    drop(served);
+    drop(setup.pool.admit(setup.request(10)).await.expect("there is time for a small one"));
+    advance(10 * second).await;
+    assert_eq!(setup.pool.admit(setup.request(1)).await.unwrap_err(), Refused::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hands_over_serves_those_who_wait_and_lets_nobody_in() {
+    let setup = setup(|_| ());
+    setup.spend(6_000).await;
+    let mut wait = pin!(setup.pool.admit(setup.request(1_000)));
+    assert!(poll!(wait.as_mut()).is_pending());
+    assert_eq!(setup.pool.hand_over(), Some((Cost::new(1, 1_000), 1)), "to be set aside");
+    assert_eq!(setup.pool.admit(setup.request(1)).await.unwrap_err(), Refused::Closed);
+    assert_eq!(wait.await.unwrap().cost(), Cost::new(1, 1_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_told_of_before_may_come_after_another_process_goes_on() {
+    let setup = setup(|_| ());
+    let coming = setup.pool.expect(Cost::new(1, 700));
+    let gone = setup.pool.expect(Cost::new(1, 5_000));
+    drop(gone);
+    assert_eq!(setup.pool.hand_over(), Some((Cost::new(1, 700), 1)));
+    let late = setup.pool.expect(Cost::new(1, 1));
+    let refused = setup.pool.ask_as(late, setup.request(1), None);
+    assert_eq!(refused.unwrap_err(), Refused::Closed, "nothing was set aside for it");
+    let asked = setup.pool.ask_as(coming, setup.request(700), None).expect("it was told of");
+    assert_eq!(asked.admitted().await.unwrap().cost(), Cost::new(1, 700));
+    assert_eq!(setup.pool.admit(setup.request(1)).await.unwrap_err(), Refused::Closed);
+}

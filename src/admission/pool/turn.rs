@@ -46,6 +46,7 @@ impl State {
     /// Answers everyone whose time has come, one way or the other.
     pub(super) fn turn(&mut self, now: Timestamp) -> Vec<Answer> {
         let mut answers = Vec::new();
+        self.end_waits(now);
         self.expire(&mut answers, now);
         (self.head_at, self.passing, self.pass_at) = (None, false, None);
         self.scheduler.let_all_go();
@@ -72,6 +73,9 @@ impl State {
                 // Known only now, because it depended on what was held.
                 Err(Wait { bound, until: Some(until), .. }) if until > deadline => {
                     self.refuse_late(ticket, bound, Some(until), &mut answers);
+                }
+                Err(Wait { until: Some(until), .. }) if self.is_too_late(until) => {
+                    self.refuse(ticket, Refused::Closed, &mut answers);
                 }
                 // Nobody else has to wait for that.
                 Err(wait) if self.is_paced_out(&wait, cost, class, now) => {

@@ -5,12 +5,15 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Admitted, Pool, Refused};
+use super::state::Decision;
+use super::{Admitted, Pool, Refused, Rejection, Request};
 use crate::admission::scheduler::Ticket;
 use crate::limit::Cost;
+use crate::time::Timestamp;
 
 /// What becomes of a request for admission at once.
 #[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
@@ -29,6 +32,7 @@ pub struct Waiting {
     ticket: Ticket,
     answer: oneshot::Receiver<Result<Admitted, Refused>>,
     answered: bool,
+    forecast: Duration,
 }
 
 impl Asked {
@@ -50,13 +54,45 @@ impl Waiting {
         pool: Arc<Pool>,
         ticket: Ticket,
         answer: oneshot::Receiver<Result<Admitted, Refused>>,
+        forecast: Duration,
     ) -> Self {
-        Self { pool, ticket, answer, answered: false }
+        Self { pool, ticket, answer, answered: false, forecast }
+    }
+
+    /// How long it was to wait when it began to, as far as could be told.
+    pub const fn forecast(&self) -> Duration {
+        self.forecast
     }
 
     /// The pool that it waits for.
     pub const fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+}
+
+impl Pool {
+    /// [`Pool::retry`], without the wait: the request is back in line when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], as [`Pool::readmit`].
+    pub fn put_back(
+        self: &Arc<Self>,
+        admitted: Admitted,
+        rejection: Rejection,
+        request: Request,
+        until: Timestamp,
+    ) -> Result<Asked, Refused> {
+        let (mut place, grant) = (admitted.place(), admitted.into_grant());
+        let mut decided = Decision::No(Refused::Closed);
+        self.change(|state, now| {
+            if let Some(grant) = grant {
+                place = state.reject(grant, rejection, now);
+            }
+            state.back_off(until);
+            decided = state.decide(request, Some(place), now);
+        });
+        self.asked(decided)
     }
 }
 

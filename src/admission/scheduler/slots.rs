@@ -97,6 +97,12 @@ impl<T> Slots<T> {
         slot.waiting.as_mut().filter(|_| slot.generation == ticket.generation)
     }
 
+    /// Everybody who waits, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Ticket, &Waiting<T>)> {
+        let waiting = self.slots.iter().enumerate();
+        waiting.filter_map(|(slot, it)| Some((self.ticket(slot), it.waiting.as_ref()?)))
+    }
+
     /// The ticket of whoever waits in a slot.
     pub(super) fn ticket(&self, slot: usize) -> Ticket {
         Ticket { slot, generation: self.slots[slot].generation }

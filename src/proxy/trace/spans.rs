@@ -25,6 +25,7 @@ impl Ended for Trace {
         let unfinished = self.waiting.map(|from| Wait {
             from,
             until: end.ended,
+            pool: self.asked.as_ref().map(|asked| asked.pool),
             limited_by: end.facts.limited_by.clone(),
             admitted: false,
         });
@@ -68,6 +69,7 @@ impl Trace {
             span.set("tidegate.wait_ms", millis(facts.waited));
         }
         span.set_known("tidegate.limited_by", facts.limited_by.as_deref());
+        span.set_known("tidegate.fallback", facts.fallback.as_deref());
         span.set_known("tidegate.output_cap", facts.output_cap);
         span.set_known("tidegate.code", facts.code.as_deref());
         if facts.attempts > 0 {
@@ -93,8 +95,8 @@ impl Trace {
             .lasting(clock, wait.from, wait.until);
         if let Some(asked) = &self.asked {
             span.set("tidegate.class", &*asked.class);
-            span.set("tidegate.pool", asked.pool.to_string());
         }
+        span.set_known("tidegate.pool", wait.pool.map(|pool| pool.to_string()));
         span.set_known("tidegate.limited_by", wait.limited_by.as_deref());
         span.set("tidegate.admitted", wait.admitted);
         span.build()
@@ -102,7 +104,7 @@ impl Trace {
 
     /// A call to the upstream.
     fn call(&self, index: usize, call: &Call, until: Instant, end: &End, clock: &Clock) -> Span {
-        let model = end.facts.model.as_deref();
+        let model = call.model.as_deref();
         let operation = operation(end.endpoint);
         let method = method(&self.method);
         let name = match (operation, model) {
@@ -114,11 +116,11 @@ impl Trace {
             .named(name, Kind::Client)
             .lasting(clock, call.sent, until);
         span.set("http.request.method", method);
-        span.set("server.address", self.target.host.as_str());
-        span.set("server.port", self.target.port);
+        span.set("server.address", call.target.host.as_str());
+        span.set("server.port", call.target.port);
         // Of a path with a caller's words in it, and of a query, nobody knows what they hold.
         let path = operation.and_then(|_| route(end.endpoint));
-        span.set_known("url.full", path.map(|path| format!("{}{path}", self.target.base)));
+        span.set_known("url.full", path.map(|path| format!("{}{path}", call.target.base)));
         span.set_known("http.response.status_code", call.status.map(|it| it.as_u16()));
         if index > 0 {
             span.set("http.request.resend_count", u64::try_from(index).unwrap_or(u64::MAX));
@@ -146,7 +148,7 @@ impl Trace {
         model: Option<&str>,
     ) {
         span.set_known("gen_ai.operation.name", operation);
-        span.set("gen_ai.provider.name", self.target.provider.as_str());
+        span.set("gen_ai.provider.name", call.target.provider.as_str());
         span.set_known("gen_ai.request.model", model);
         if let Some(asked) = &self.asked {
             span.set("gen_ai.request.stream", asked.stream);

@@ -21,10 +21,11 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower::util::Oneshot;
 
-use super::App;
+use super::{App, Fresh};
 use crate::server::room::{Busy, Occupant};
 
 /// Requests of a connection that may be given up before they are answered, beyond as many as were
@@ -34,8 +35,9 @@ const MAY_ABANDON: u32 = 128;
 /// What is known of the peer of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
-    /// A request has come.
-    begun: AtomicBool,
+    fresh: Fresh,
+    /// The gateway is going to end.
+    leaving: CancellationToken,
     /// It speaks HTTP/2.
     multiplexes: AtomicBool,
     /// The last that was read has been answered, and belonged to that answer's request.
@@ -53,9 +55,13 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    pub(super) fn new(fresh: Fresh, leaving: CancellationToken) -> Self {
+        Self { fresh, leaving, ..Self::default() }
+    }
+
     /// Whether a request has come.
     pub(super) fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+        self.fresh.has_begun()
     }
 
     /// Whether it speaks HTTP/2.
@@ -124,7 +130,7 @@ impl<A: App> Service<Request<Incoming>> for Watched<A> {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let peer = Arc::clone(&self.peer);
         let multiplexed = request.version() == Version::HTTP_2;
-        peer.begun.store(true, Ordering::Relaxed);
+        peer.fresh.begin();
         peer.multiplexes.store(multiplexed, Ordering::Relaxed);
         peer.waits();
         // After a CONNECT its client speaks another protocol, whatever it was answered.
@@ -150,7 +156,8 @@ struct Unanswered {
 
 impl Unanswered {
     /// Over HTTP/1 a body that was not read is not read by the next request either: the connection
-    /// ends, and says so, or its client would send the next request into the void.
+    /// ends, and says so, or its client would send the next request into the void. So it does when the
+    /// gateway is going to end, for which HTTP/2 has a frame.
     fn answer(&mut self, response: Response) -> Response {
         self.answered = true;
         self.peer.answered.fetch_add(1, Ordering::Relaxed);
@@ -161,7 +168,7 @@ impl Unanswered {
         let unread = self.peer.unread.load(Ordering::Relaxed);
         self.peer.said_all.store(!unread, Ordering::Relaxed);
         let mut response = response;
-        if unread {
+        if unread || self.peer.leaving.is_cancelled() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -28,6 +28,26 @@ pub(super) fn splice(document: &[u8], tokens: u64) -> Option<Vec<u8>> {
     }
 }
 
+/// Where the members of a document stand.
+pub(super) fn members(document: &[u8]) -> Option<Members> {
+    let (count, first) = header(document)?;
+    outline(document, count, first)
+}
+
+/// A text, in its shortest form.
+pub(super) fn string(text: &str) -> Option<Vec<u8>> {
+    let mut out = match text.len() {
+        len @ ..=31 => vec![0xa0 | u8::try_from(len).ok()?],
+        len @ 32..=255 => vec![0xd9, u8::try_from(len).ok()?],
+        len => {
+            let [high, low] = u16::try_from(len).ok()?.to_be_bytes();
+            vec![0xda, high, low]
+        }
+    };
+    out.extend_from_slice(text.as_bytes());
+    Some(out)
+}
+
 /// Where the members of a document's map stand.
 fn outline(document: &[u8], count: u64, first: usize) -> Option<Members> {
     let (mut members, mut at) = (Members::default(), first);
@@ -39,6 +59,7 @@ fn outline(document: &[u8], count: u64, first: usize) -> Option<Members> {
         match key {
             Some(key) if key == super::NEW.as_bytes() => members.new = Some(value()),
             Some(key) if key == super::OLD.as_bytes() => members.old = Some(value()),
+            Some(b"model") => members.model = Some(value()),
             Some(b"messages") => members.chat = true,
             _ => {}
         }

@@ -195,3 +195,58 @@ proptest! {
         }
     }
 }
+
+fn renamed(text: &str, model: &str) -> Option<String> {
+    let body = name_model(kind(None, None), text.as_bytes(), MAX, model)?;
+    Some(String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn the_model_is_replaced_where_it_stands() {
+    for (before, model, after) in [
+        (r#"{"model":"m","messages":[]}"#, "other", r#"{"model":"other","messages":[]}"#),
+        (
+            " {\n\"seed\":12345678901234567890123, \"mod\\u0065l\" : \"m\" , \"x\":0.10}",
+            "o/\"ü\"",
+            " {\n\"seed\":12345678901234567890123, \"mod\\u0065l\" : \"o/\\\"ü\\\"\" , \"x\":0.10}",
+        ),
+        (
+            r#"{"messages":[{"model":"m","content":"\"model\":\"m\""}],"model":"m"}"#,
+            "o",
+            r#"{"messages":[{"model":"m","content":"\"model\":\"m\""}],"model":"o"}"#,
+        ),
+    ] {
+        assert_eq!(renamed(before, model).as_deref(), Some(after));
+    }
+    for odd in ["[]", "{", "", "{\"messages\":[]}"] {
+        assert_eq!(renamed(odd, "o"), None, "{odd}");
+    }
+}
+
+proptest! {
+    /// In each format and coding: the same demand, but for the model.
+    #[test]
+    fn the_renamed_body_is_the_same_request_to_another_model(
+        model in "[a-z]{1,40}|[\\x20-\\x7e]{1,256}|ü{100}",
+        tokens in 1_u64..100_000,
+        text in ".{0,80}",
+        packed in any::<bool>(),
+        gzip in any::<bool>(),
+    ) {
+        let tree = json!({
+            "stream": true, "max_completion_tokens": tokens, "model": "some/model",
+            "messages": [{"role": "user", "content": text, "model": "inner"}],
+        });
+        let kind = kind(
+            packed.then_some("application/msgpack"),
+            gzip.then_some("gzip"),
+        );
+        let plain = if packed { rmp_serde::to_vec_named(&tree).unwrap() } else { tree.to_string().into() };
+        let body = coded(kind, plain).unwrap();
+        let renamed = name_model(kind, &body, MAX, &model).unwrap();
+        let (before, after) = (Demand::read(kind, &body, MAX).unwrap(), Demand::read(kind, &renamed, MAX).unwrap());
+        prop_assert_eq!(after, Demand { model, ..before });
+        let back = name_model(kind, &renamed, MAX, "some/model").unwrap();
+        prop_assert_eq!(kind.decode(&back, MAX).unwrap(), kind.decode(&body, MAX).unwrap());
+    }
+}

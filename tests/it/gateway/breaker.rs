@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tidegate::simulator::Simulator;
+use tidegate::simulator::{Fault, Simulator};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 
@@ -245,5 +245,21 @@ async fn an_overload_never_raises_what_is_configured() {
         assert!(gateway.metric("tidegate_pool_concurrency_limit").await < 3.5);
     }
     assert_eq!(gateway.metric("tidegate_pool_concurrency_limit").await.to_string(), "3");
+    gateway.close().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_says_nothing_of_the_upstream() {
+    let changes = "breaker = { failures = 1, open = \"1h\", max_open = \"1h\" }";
+    let (simulator, gateway) = pair(roomy(), changes).await;
+    simulator.script([vec![Fault::IdleClose], vec![], vec![Fault::IdleClose]]);
+    for _ in 0..4 {
+        let response = send(gateway.chat(&hello())).await;
+        assert_eq!(response.status(), 200);
+        response.bytes().await.expect("whole");
+    }
+    let stale = gateway.metric("tidegate_retries_total{reason=\"stale_connection\"}").await;
+    assert!(stale > 0.5, "some broke: {stale}");
+    assert!(gateway.metric(&transitions("open")).await < 0.5, "one failure would have opened it");
     gateway.close().await;
 }

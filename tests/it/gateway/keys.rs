@@ -10,7 +10,7 @@ use crate::support::wire::{Wire, request};
 use crate::support::{Gateway, hello, pair, refusal, roomy, send, with};
 
 /// An entry of `[[keys]]` for a key that is `planted-` and the name, with more said of it.
-fn entry(name: &str, more: &str) -> String {
+pub(crate) fn entry(name: &str, more: &str) -> String {
     format!("[[keys]]\nname = {name:?}\nhash = {:?}\n{more}\n", hash(&format!("planted-{name}")))
 }
 
@@ -20,7 +20,7 @@ fn hash(key: &str) -> String {
 }
 
 /// The tests' configuration with the account's key and these entries.
-fn with_entries(entries: &str) -> String {
+pub(crate) fn with_entries(entries: &str) -> String {
     format!("upstream.api_key = \"env:ACCOUNT_KEY\"\n{entries}")
 }
 

@@ -8,9 +8,9 @@ use tidegate::server::Ended;
 use tokio::time::Instant;
 
 use super::polite::{HALF_A_HEAD, Held, POLITE, after_comments, comments, events, stream_body};
-use crate::support::flat;
 use crate::support::upstream::{answer, completion};
-use crate::support::wire::chat;
+use crate::support::wire::{Wire, chat};
+use crate::support::{flat, hello, pair, roomy, send};
 
 /// The one error event that is all of `text`: its status and its error.
 fn error_event(text: &str) -> (u64, Value) {
@@ -144,13 +144,18 @@ async fn a_deadline_that_passes_is_told_in_the_stream() {
 
 #[tokio::test]
 async fn a_drain_is_told_in_the_stream_and_ends_it() {
-    let mut held = Held::start(events(""), POLITE).await;
-    let mut wire = held.second("").await;
+    let changes = format!(
+        "models.\"*\".limits = [ {{ unit = \"requests\", limit = 1, per = \"1d\", mode = \"sliding\", \
+         learn = \"never\" }} ]\n{POLITE}max_wait = \"2d\"\n"
+    );
+    let (simulator, gateway) = pair(roomy(), &changes).await;
+    assert_eq!(send(gateway.chat(&hello())).await.status(), 200);
+    let mut wire = Wire::open(gateway.api, chat("", stream_body())).await;
     comments(&mut wire, 1).await;
-    held.gateway.stop.cancel();
+    gateway.stop.cancel();
+    // Its turn is tomorrow: it need not wait for the end of the drain to be told.
     let (status, error) = error_event(&after_comments(&mut wire).await);
     assert_eq!((status, error["code"].as_str()), (503, Some("draining")));
-    held.release().await;
-    held.upstream.last_of(1);
-    assert_eq!(held.gateway.ended().await, Ended::Drained);
+    assert_eq!(gateway.ended().await, Ended::Drained);
+    assert_eq!(simulator.stats().started, 1);
 }

@@ -69,7 +69,8 @@ impl Upstream {
         Self::start_on(Arc::default(), answer).await
     }
 
-    async fn start_on<F, Answered>(seen: Arc<Mutex<Vec<Seen>>>, answer: F) -> Self
+    /// The same with a list of the requests that `answer` can look into.
+    pub(crate) async fn start_on<F, Answered>(seen: Arc<Mutex<Vec<Seen>>>, answer: F) -> Self
     where
         F: Fn(usize, TcpStream) -> Answered + Clone + Send + 'static,
         Answered: Future<Output = Option<TcpStream>> + Send + 'static,

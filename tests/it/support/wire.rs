@@ -55,6 +55,11 @@ pub(crate) fn chat(headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
 impl Wire {
     pub(crate) async fn connect(addr: SocketAddr) -> Self {
         let socket = TcpStream::connect(addr).await.expect("it listens");
+        Self::over(socket)
+    }
+
+    /// A connection that is there.
+    pub(crate) fn over(socket: TcpStream) -> Self {
         socket.set_nodelay(true).expect("an open socket");
         Self { socket, read: Vec::new() }
     }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::collector::{Answer, Collector};
 use super::{CHAT, gateway, simulated};
-use crate::support::upstream::{Upstream, completion};
+use crate::support::upstream::{Upstream, answer, completion};
 use crate::support::{Gateway, eventually, hello, send};
 
 fn spans(outcome: &str) -> String {
@@ -108,4 +108,29 @@ async fn headers_of_the_collectors_own_go_to_nobody_else() {
     assert!(!String::from_utf8_lossy(&body).contains("planted"));
     assert_eq!(collector.resource()["a"], "b c");
     assert!(upstream.last_of(1).all("x-collector-key").is_empty());
+}
+
+#[tokio::test]
+async fn each_call_of_a_request_that_goes_elsewhere_names_its_own_host_and_model() {
+    let collector = Collector::start().await;
+    let first = Upstream::answering(answer("500 Oops", "", "{}")).await;
+    let second = Upstream::answering(completion()).await;
+    let changes = format!(
+        "upstream.api_key = \"env:ACCOUNT_KEY\"\nretry.max_attempts = 1\n[[fallback]]\n\
+         name = \"second\"\nfor = \"m\"\nmodel = \"n\"\nbase_url = {:?}\napi_key = \"env:ACCOUNT_KEY\"\n",
+        second.url()
+    );
+    let gateway = gateway(&first.url(), &collector, &changes);
+    ask(&gateway).await;
+    gateway.close().await;
+    let request = collector.only(CHAT);
+    let told = ["tidegate.fallback", "gen_ai.request.model", "tidegate.attempts"];
+    assert_eq!(told.map(|name| request.get(name)), ["second", "n", "2"]);
+    for (name, upstream, status) in [("chat m", first, "500"), ("chat n", second, "200")] {
+        let call = collector.only(name);
+        assert_eq!(call.get("server.port"), upstream.addr.port().to_string(), "{name}");
+        assert_eq!(call.get("url.full"), format!("{}/v1/chat/completions", upstream.url()));
+        assert_eq!(call.get("gen_ai.request.model"), name.replace("chat ", ""));
+        assert_eq!(call.get("http.response.status_code"), status);
+    }
 }

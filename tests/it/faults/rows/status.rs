@@ -36,6 +36,16 @@ pub(super) fn rows() -> Vec<Row> {
             overload(429),
         ),
         all(
+            "429 `token_quota_exceeded` that names no window, each time",
+            |_| said("429 Too Many Requests", "token_quota_exceeded"),
+            theirs(429).again("quota"),
+        ),
+        all(
+            "429 `request_quota_exceeded` that names no window, each time",
+            |_| said("429 Too Many Requests", "request_quota_exceeded"),
+            theirs(429).again("quota"),
+        ),
+        all(
             "429 that says nothing, each time",
             |_| with("429 Too Many Requests", "", b"busy", End::Keep),
             overload(429),

@@ -1,6 +1,9 @@
+use std::net::SocketAddr;
+
 use axum::Router;
 use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 
@@ -18,10 +21,18 @@ async fn one_address_gets_no_more_than_its_part_and_is_closed_at_once_above_it()
     connections.peers = connections.peers.counting_loopback();
     let (listener, addr) = listener().await;
     let (stop, hour) = (CancellationToken::new(), Duration::from_secs(3_600));
-    let http =
-        Http { header_timeout: hour, write_timeout: hour, stop: stop.clone(), abort: stop.clone() };
+    let http = Http {
+        header_timeout: hour,
+        write_timeout: hour,
+        last_call: Duration::ZERO,
+        fresh: Arc::default(),
+        leaving: stop.clone(),
+        stop: stop.clone(),
+        handed: CancellationToken::new(),
+        abort: stop.clone(),
+    };
     let app = Router::new().route("/", get(|| async { "here" }));
-    let accepting = tokio::spawn(accept(listener, app, http, connections.clone()));
+    let accepting = tokio::spawn(connections.clone().accept(listener, app, http));
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut socket = TcpStream::connect(addr).await.expect("it listens");
