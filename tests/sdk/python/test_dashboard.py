@@ -39,7 +39,11 @@ def scraped(tmp_path_factory):
         for unit in ("requests", "tokens")
         for per in ("1m", "1h", "1d")
     ]
-    config = {"models": {"*": {**model, "limits": limits}}, "state": {"dir": str(directory / "state")}}
+    config = {
+        "models": {"*": {**model, "limits": limits}},
+        "state": {"dir": str(directory / "state")},
+        "fallback": [{"name": "other", "for": "*", "model": "other"}],
+    }
     stack = Stack(directory, config=config)
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), scaled(RULES.read_text()))
     load = Load(stack.via, every=0.2)
