@@ -3,7 +3,7 @@
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::write::{MOST_LEARNED, seal};
+use super::write::{MOST_LEARNED, Mark, seal};
 use super::{Learned, Saved, SavedPool, Stamp};
 use crate::admission::PoolKey;
 use crate::time::Timestamp;
@@ -25,7 +25,11 @@ fn mark(row: &Row<'_>) -> rusqlite::Result<(Stamp, bool, bool)> {
         wall_nanos: unsigned(row, "wall_nanos")?,
         timeline: Timestamp::from_nanos(unsigned(row, "timeline_nanos")?),
     };
-    Ok((stamp, row.get("clean")?, row.get("quiet")?))
+    let (clean, quiet) = (row.get("clean")?, row.get("quiet")?);
+    if row.get::<_, i64>("seal")? != (Mark { stamp, clean, quiet }).seal() {
+        return Err(changed("what is kept of the last commit"));
+    }
+    Ok((stamp, clean, quiet))
 }
 
 fn pools(connection: &Connection) -> rusqlite::Result<Vec<SavedPool>> {
@@ -61,9 +65,13 @@ fn sealed(row: &Row<'_>, pool: PoolKey) -> rusqlite::Result<Vec<u8>> {
     if row.get::<_, i64>(1)? == seal(pool, &bytes) {
         return Ok(bytes);
     }
+    Err(changed(&format!("what is kept of the pool {pool}")))
+}
+
+/// The database is whole, but this is not what was put into it.
+fn changed(what: &str) -> rusqlite::Error {
     let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    let problem = format!("what is kept of the pool {pool} is not what was written");
-    Err(rusqlite::Error::SqliteFailure(damaged, Some(problem)))
+    rusqlite::Error::SqliteFailure(damaged, Some(format!("{what} is not what was written")))
 }
 
 fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {

@@ -17,7 +17,8 @@ const STEPS: &[&str] = &[
         wall_nanos INTEGER NOT NULL,
         timeline_nanos INTEGER NOT NULL,
         clean INTEGER NOT NULL,
-        quiet INTEGER NOT NULL
+        quiet INTEGER NOT NULL,
+        seal INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE pools (
         key BLOB PRIMARY KEY,

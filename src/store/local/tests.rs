@@ -210,6 +210,25 @@ fn what_is_damaged_is_refused_and_left_alone() {
 }
 
 #[test]
+fn what_is_kept_of_the_last_commit_is_as_it_was_written_or_refused() {
+    for change in ["clean = 1", "wall_nanos = wall_nanos + 1", "timeline_nanos = 9"] {
+        let dir = TempDir::new().unwrap();
+        let (mut local, _) = open(&dir);
+        write(&mut local, Batch::default(), false, true);
+        let file = local.file.clone();
+        drop(local);
+        let (_, saved) = open(&dir);
+        assert!(saved.last.is_some() && !saved.clean && saved.quiet);
+        let changed = Connection::open(file).unwrap();
+        assert_eq!(changed.execute(&format!("UPDATE mark SET {change}"), []).unwrap(), 1);
+        drop(changed);
+        let error = refused(&dir);
+        assert!(matches!(error, OpenError::Damaged { .. }), "{change}: {error}");
+        assert!(error.to_string().contains("the last commit is not what was written"), "{error}");
+    }
+}
+
+#[test]
 fn a_place_that_cannot_be_used_is_named() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");

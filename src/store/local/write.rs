@@ -105,8 +105,9 @@ fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rus
 fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()> {
     let Mark { stamp, clean, quiet } = mark;
     transaction.execute(
-        "INSERT INTO mark VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET
-         boot = ?1, boot_nanos = ?2, wall_nanos = ?3, timeline_nanos = ?4, clean = ?5, quiet = ?6",
+        "INSERT INTO mark VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET
+         boot = ?1, boot_nanos = ?2, wall_nanos = ?3, timeline_nanos = ?4, clean = ?5, quiet = ?6,
+         seal = ?7",
         params![
             stamp.boot,
             integer(stamp.boot_nanos),
@@ -114,17 +115,34 @@ fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()
             integer(stamp.timeline.as_nanos()),
             clean,
             quiet,
+            mark.seal(),
         ],
     )?;
     Ok(())
 }
 
+impl Mark {
+    /// A digest of it, as it is kept.
+    pub(super) fn seal(&self) -> i64 {
+        let Self { stamp, clean, quiet } = self;
+        let times = [stamp.boot_nanos, stamp.wall_nanos, stamp.timeline.as_nanos()];
+        let digest = times.into_iter().fold(Sha256::new().chain_update(stamp.boot), |digest, time| {
+            digest.chain_update(integer(time).to_be_bytes())
+        });
+        first_of(&digest.chain_update([u8::from(*clean), u8::from(*quiet)]))
+    }
+}
+
 /// A digest of what is kept of a pool: the database has none of its own, and would give back what
 /// the disk has made of it.
 pub(super) fn seal(pool: PoolKey, bytes: &[u8]) -> i64 {
-    let digest = Sha256::new().chain_update(pool.0).chain_update(bytes).finalize();
+    first_of(&Sha256::new().chain_update(pool.0).chain_update(bytes))
+}
+
+/// The beginning of a digest.
+fn first_of(digest: &Sha256) -> i64 {
     let mut first = [0; 8];
-    first.copy_from_slice(&digest[..8]);
+    first.copy_from_slice(&digest.clone().finalize()[..8]);
     i64::from_be_bytes(first)
 }
 
