@@ -22,8 +22,10 @@
 
 mod wire;
 
+use std::fs::Permissions;
 use std::io;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,6 +83,7 @@ impl Offer {
             _ => {}
         }
         let door = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         Ok(Self { path, door, sockets })
     }
 

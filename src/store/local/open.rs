@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::lock::Lock;
 use super::schema::SCHEMA;
+use super::write::{Mark, write_mark};
 use super::{DATABASE, Local, OpenError, Options, Saved, Waker, read};
 use crate::store::database::{self, quick_check};
 use crate::time::Machine;
@@ -51,7 +52,10 @@ fn take_over(connection: &mut Connection) -> rusqlite::Result<Saved> {
     let transaction = connection.transaction()?;
     SCHEMA.bring_to(&transaction, SCHEMA.steps.len())?;
     let saved = read::saved(&transaction)?;
-    transaction.execute("UPDATE mark SET clean = 0", [])?;
+    if let Some(stamp) = saved.last {
+        let mark = Mark { stamp, clean: false, quiet: saved.quiet };
+        write_mark(&transaction, &mark)?;
+    }
     transaction.commit()?;
     Ok(saved)
 }

@@ -102,7 +102,8 @@ fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rus
     Ok(())
 }
 
-fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()> {
+/// Writes what a commit says of its moment.
+pub(super) fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()> {
     let Mark { stamp, clean, quiet } = mark;
     transaction.execute(
         "INSERT INTO mark VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET
@@ -126,9 +127,10 @@ impl Mark {
     pub(super) fn seal(&self) -> i64 {
         let Self { stamp, clean, quiet } = self;
         let times = [stamp.boot_nanos, stamp.wall_nanos, stamp.timeline.as_nanos()];
-        let digest = times.into_iter().fold(Sha256::new().chain_update(stamp.boot), |digest, time| {
-            digest.chain_update(integer(time).to_be_bytes())
-        });
+        let digest =
+            times.into_iter().fold(Sha256::new().chain_update(stamp.boot), |digest, time| {
+                digest.chain_update(integer(time).to_be_bytes())
+            });
         first_of(&digest.chain_update([u8::from(*clean), u8::from(*quiet)]))
     }
 }
