@@ -103,6 +103,8 @@ impl Evidence {
         sent_at: Timestamp,
         now: Timestamp,
     ) -> Option<Finding> {
+        // No answer is seen before its request was sent, whatever a journal says of the times.
+        let now = now.max(sent_at);
         let window = quota.window_nanos().get();
         let newest = self.spent.back().map_or(0, |(at, _)| at.as_nanos());
         if now.as_nanos().saturating_sub(newest) >= window / (APART * 4) {
@@ -253,6 +255,23 @@ mod tests {
             assert_eq!(evidence.weigh(&quota, view, now, now), None);
         }
         assert_eq!(evidence.spent.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn an_answer_that_claims_to_have_come_before_its_request_does_no_harm() {
+        let minute = Duration::from_secs(60);
+        let quota = Constraint::new(Unit::Tokens, 1_000, minute, "minute", Mode::Auto);
+        let quota = quota.expect("a constraint");
+        let mut evidence = Evidence::default();
+        let at = |second: u64| Timestamp::from_nanos(second * 1_000_000_000);
+        for (sent, seen) in [(1_000, 1_001), (1_100, 5), (1_200, 1_000), (1_300, 0)] {
+            let view = View { shown: 500, spent: i128::from(sent), unsure: 0 };
+            let _ = evidence.weigh(&quota, view, at(sent), at(seen));
+        }
+        assert_eq!(
+            evidence.last.map(|look| (look.sent_at, look.seen_at)),
+            Some((at(1_300), at(1_300)))
+        );
     }
 
     #[test]
