@@ -54,7 +54,8 @@ VOLUME /var/lib/tidegate
 
 EXPOSE 8080 9464
 
-# Asks http://127.0.0.1:9464/readyz; there is no shell or curl to do it.
+# Asks http://127.0.0.1:9464/readyz; there is no shell or curl to do it. Where the admin port speaks TLS,
+# say so: tidegate healthcheck https://localhost:9464/readyz --ca FILE
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/tidegate", "healthcheck"]
 

@@ -9,6 +9,7 @@
 //!   last hour is sampled always.
 
 mod access;
+mod client;
 mod events;
 mod history;
 mod page;
@@ -26,6 +27,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::client::{Address, BadUrl, Client, Unreachable};
 use self::events::Feed;
 use self::history::LastHour;
 pub use self::status::Status;

@@ -64,6 +64,7 @@ pub use self::stack::App;
 pub use self::tenant::TENANT;
 pub use self::trace::BatchLine;
 use self::trace::{Asked, Target};
+pub(crate) use self::upstream::trusting;
 use self::upstream::{Failure, Outgoing, Upstream};
 use crate::admission::pools::Named;
 use crate::admission::{Keeper, PoolKey, Pools, Sharer};

@@ -9,7 +9,7 @@ mod snapshot;
 mod terminal;
 mod view;
 
-pub use self::feed::{BadUrl, Feed, Unreachable};
+pub use self::feed::Feed;
 pub use self::screen::{Theme, print};
 pub use self::snapshot::Snapshot;
 pub use self::terminal::run;

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::access::Access;
 use super::flags::Flags;
 use super::{block_on, failed, misused, say};
+use crate::admin::Address;
 use crate::config::{Change, Config, Origin, changes, changes_to};
 
 /// What does not answer for so long is not running.
@@ -32,6 +34,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     #[command(flatten)]
+    access: Access,
+    #[command(flatten)]
     flags: Flags,
 }
 
@@ -48,7 +52,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Err(problems) => return misused(problems),
     };
     if let Some(url) = &args.running {
-        return block_on(against_running(url, &config));
+        return against_running(url, &args.access, &config);
     }
     match args.against.as_deref().map(|other| read(Some(other))) {
         None => {
@@ -60,21 +64,25 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-async fn against_running(url: &str, config: &Config) -> ExitCode {
-    let base = url.trim_end_matches('/');
-    let base = if base.contains("://") { base.to_owned() } else { format!("http://{base}") };
-    let asked = async {
-        let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build()?;
-        let answer = client.get(format!("{base}/config")).send().await?.error_for_status()?;
-        answer.text().await
+fn against_running(url: &str, access: &Access, config: &Config) -> ExitCode {
+    let address = match Address::parse(url) {
+        Ok(address) => address,
+        Err(error) => return misused(error),
     };
-    match asked.await {
-        Err(error) => failed(format_args!("the gateway was not asked: {error}")),
-        Ok(running) => match changes_to(&running, config) {
+    let client = match access.client(PATIENCE) {
+        Ok(client) => client,
+        Err(message) => return misused(message),
+    };
+    block_on(async {
+        let running = match client.page(&address, "/config").await {
+            Ok(running) => running,
+            Err(error) => return failed(format_args!("the gateway was not asked: {error}")),
+        };
+        match changes_to(&String::from_utf8_lossy(&running), config) {
             Ok(changed) => tell(&changed),
-            Err(_) => failed(format_args!("{base} is not the admin port of a gateway")),
-        },
-    }
+            Err(_) => failed(format_args!("{address} is not the admin port of a gateway")),
+        }
+    })
 }
 
 /// Tells what would change.

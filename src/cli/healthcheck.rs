@@ -3,11 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
-
-use super::access::Token;
+use super::access::Access;
 use super::{block_on, failed, misused, say};
+use crate::admin::Address;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
@@ -18,30 +16,32 @@ pub(super) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     timeout: u64,
     #[command(flatten)]
-    token: Token,
+    access: Access,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let bearer = match args.token.bearer() {
-        Ok(bearer) => bearer,
+    let address = match Address::parse(&args.url) {
+        Ok(address) => address,
+        Err(error) => return misused(error),
+    };
+    let client = match args.access.client(Duration::from_secs(args.timeout)) {
+        Ok(client) => client,
         Err(message) => return misused(message),
     };
     block_on(async {
-        match ask(args, bearer).await {
-            Ok((true, text)) => {
-                say(text.trim_end());
-                ExitCode::SUCCESS
+        match client.get(address.as_given()).await {
+            Ok((status, text)) => {
+                let text = String::from_utf8_lossy(&text);
+                match (status.is_success(), text.trim_end()) {
+                    (true, text) => {
+                        say(text);
+                        ExitCode::SUCCESS
+                    }
+                    (false, "") => failed(status),
+                    (false, text) => failed(text),
+                }
             }
-            Ok((false, text)) => failed(text.trim_end()),
             Err(error) => failed(error),
         }
     })
-}
-
-async fn ask(args: &Args, bearer: Option<HeaderValue>) -> reqwest::Result<(bool, String)> {
-    let timeout = Duration::from_secs(args.timeout);
-    let client = reqwest::Client::builder().timeout(timeout).no_proxy().build()?;
-    let headers: HeaderMap = bearer.map(|it| (AUTHORIZATION, it)).into_iter().collect();
-    let answer = client.get(&args.url).headers(headers).send().await?;
-    Ok((answer.status().is_success(), answer.text().await?))
 }

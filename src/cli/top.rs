@@ -4,12 +4,15 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::access::Token;
+use super::access::Access;
 use super::{block_on, failed, misused, on_signals, say};
 use crate::top::{self, Feed, Theme, View};
 
 /// What is asked more often changes nothing that a person could see.
 const FASTEST: Duration = Duration::from_millis(100);
+
+/// An answer that takes longer is none: the next question is due.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Columns of a terminal that does not say.
 const USUAL_WIDTH: u16 = 100;
@@ -26,16 +29,16 @@ pub(super) struct Args {
     #[arg(long)]
     once: bool,
     #[command(flatten)]
-    token: Token,
+    access: Access,
 }
 
 pub(super) fn run(args: &Args) -> ExitCode {
-    let bearer = match args.token.bearer() {
-        Ok(bearer) => bearer,
+    let client = match args.access.client(PATIENCE) {
+        Ok(client) => client,
         Err(message) => return misused(message),
     };
-    let feed = match Feed::new(&args.url) {
-        Ok(feed) => feed.with_bearer(bearer),
+    let feed = match Feed::new(&args.url, client) {
+        Ok(feed) => feed,
         Err(error) => return misused(error),
     };
     let terminal = io::stdout().is_terminal() && io::stdin().is_terminal();

@@ -142,6 +142,8 @@ mod tests {
         let other = ("OTHER", "another-token-of-some-length");
         let said = token("admin_token = \"env:OTHER\"", &[variable, other]);
         assert_eq!(said.as_deref(), Some("env:OTHER"), "the file says otherwise");
+        let theirs = ("TIDEGATE_ADMIN_CA", "/no/such");
+        assert_eq!(token("", &[theirs]), None, "which authority clients trust is nothing to it");
     }
 
     #[test]

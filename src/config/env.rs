@@ -44,6 +44,8 @@ pub(super) fn overlay(
         } else if name == "TIDEGATE_ADMIN_TOKEN" {
             // By the name under which those who ask the admin port have it.
             unless_said(tree, "server", "admin_token", name);
+        } else if name == "TIDEGATE_ADMIN_CA" {
+            // For those who ask the admin port: it may be in the gateway's own container.
         } else if name.starts_with("CEREBRAS_") {
             cerebras(tree, name, value, problems);
         } else if let Some(rest) = name.strip_prefix("TIDEGATE_") {

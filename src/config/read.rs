@@ -197,7 +197,7 @@ fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Optio
 }
 
 /// The certificates in a file of PEM; none without a file.
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if path.is_empty() {
         return Ok(Vec::new());
     }

@@ -156,7 +156,9 @@ impl Upstream {
 }
 
 /// TLS that trusts these authorities and no others; `None` if there are none.
-fn trusting(authorities: &[CertificateDer<'static>]) -> io::Result<Option<ClientConfig>> {
+pub(crate) fn trusting(
+    authorities: &[CertificateDer<'static>],
+) -> io::Result<Option<ClientConfig>> {
     if authorities.is_empty() {
         return Ok(None);
     }

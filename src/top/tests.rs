@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::view::Action;
 use super::*;
+use crate::admin::Client;
 
 fn snapshot() -> Snapshot {
     serde_json::from_value(json!({
@@ -163,6 +164,10 @@ fn what_does_not_fit_is_said() {
     assert!(!drawn(&view(), 100, 40).contains("more lines"));
 }
 
+fn client() -> Client {
+    Client::new(&[], None, Duration::from_secs(1)).unwrap()
+}
+
 #[test]
 fn addresses_are_taken_in_the_forms_that_people_write() {
     for (given, asked) in [
@@ -172,11 +177,11 @@ fn addresses_are_taken_in_the_forms_that_people_write() {
         ("localhost:9464", "http://localhost:9464"),
         ("https://[::1]:8443", "https://[::1]:8443"),
     ] {
-        assert_eq!(Feed::new(given).unwrap().url(), asked, "{given}");
+        assert_eq!(Feed::new(given, client()).unwrap().url(), asked, "{given}");
     }
-    for bad in ["", "ftp://host", "http://", "file:///etc/passwd", "a b"] {
-        let error = Feed::new(bad).unwrap_err().to_string();
-        assert!(error.contains("http://HOST:PORT is expected"), "{bad}: {error}");
+    for bad in ["", "ftp://host", "http://", "https://", "/status", "file:///etc/passwd", "a b"] {
+        let error = Feed::new(bad, client()).unwrap_err().to_string();
+        assert!(error.contains("https://HOST:PORT is expected"), "{bad}: {error}");
     }
 }
 

@@ -233,11 +233,11 @@ async fn beyond_loopback_it_does_not_start_without_and_its_own_tools_have_the_to
     let reference = format!("file:{}", path(&secret));
     for (args, token, code, part) in [
         (vec!["top", "--once", &url], None, 1, "asks for a token"),
-        (vec!["top", "--once", &url], Some("wrong-token-of-some-length"), 1, "asks for a token"),
+        (vec!["top", "--once", &url], Some("wrong-token-of-some-length"), 1, "wrong token"),
         (vec!["top", "--once", &url], Some(TOKEN), 0, "Tidegate"),
         (vec!["top", "--once", &url, "--token", &reference], None, 0, "Tidegate"),
         (vec!["top", "--once", &url, "--token", "planted"], None, 2, "a reference is expected"),
-        (vec!["healthcheck", &status], None, 1, "a token is needed"),
+        (vec!["healthcheck", &status], None, 1, "asks for a token"),
         (vec!["healthcheck", &status], Some(TOKEN), 0, "\"version\""),
         (vec!["healthcheck", &format!("{url}/readyz")], None, 0, "ready"),
     ] {

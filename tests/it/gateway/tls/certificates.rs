@@ -47,7 +47,7 @@ impl Authority {
         Issued { cert: cert.pem(), key: key.serialize_pem() }
     }
 
-    fn pem(&self) -> String {
+    pub(super) fn pem(&self) -> String {
         self.issuer.pem()
     }
 }
