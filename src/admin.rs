@@ -62,7 +62,7 @@ struct Watched {
 
 fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
     let current = watched.current.clone();
-    let asked = current.get();
+    let asked = current.clone();
     let told = move || async move { fresh(Json(watched.status().await)) };
     let pages = Router::new()
         .route("/metrics", get(metrics))
@@ -75,7 +75,7 @@ fn pages(watched: Watched, feed: Feed, hour: Arc<LastHour>) -> Router {
         .route("/usage", get(usage::usage))
         .with_state(current)
         .merge(page::routes());
-    access::guarded(&asked, pages).layer(axum::middleware::map_response(harmless))
+    access::guarded(asked, pages).layer(axum::middleware::map_response(harmless))
 }
 
 /// No answer is to be taken for something else than it says it is: names in it are chosen by callers.

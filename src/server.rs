@@ -219,7 +219,7 @@ impl Server {
 
     /// What has the gateway go on with its configuration as it is at its origin then.
     pub fn reloader(&self, origin: Origin) -> Reloader {
-        Reloader::new(self.current.clone(), origin)
+        Reloader::new(self.current.clone(), origin, self.encryption.clone())
     }
 
     /// Its files and batches, if it keeps any.

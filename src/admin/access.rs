@@ -4,6 +4,7 @@
 //!
 //! - With a token configured, nothing but [`PROBES`] and what a person needs to present it is answered
 //!   without: not even which paths there are.
+//! - What is configured now counts: with another token, sessions and streams of the one before end.
 //! - Whether a token is right takes as long to find out whether it is nearly right or not at all.
 //! - A page of another site can neither read this port by a name that it points here (the `Host` of its
 //!   requests is its own) nor have a browser change anything (their `Origin` is).
@@ -12,19 +13,19 @@ mod host;
 mod login;
 mod session;
 
-use std::sync::Arc;
-
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use self::session::Sessions;
-use crate::metrics::{Metrics, Refused};
-use crate::proxy::Gateway;
+use crate::metrics::Refused;
+use crate::proxy::Current;
 use crate::time;
 
 /// What orchestrators ask, who have no secrets: they tell nothing but that the gateway is there.
@@ -33,14 +34,13 @@ const PROBES: [&str; 2] = ["/livez", "/readyz"];
 /// What a person without a session sees: a form, its style and an icon.
 const ENTRANCE: [&str; 4] = [login::IN, login::OUT, "/page/style.css", "/page/icon.svg"];
 
-/// Who may use the port.
-#[derive(Debug)]
+/// What does not end by itself.
+const STREAM: &str = "/events";
+
+/// Who may use the port, as it is configured now.
+#[derive(Clone, Debug)]
 struct Access {
-    /// `None` where no token is asked for.
-    token: Option<Token>,
-    /// Names that are known to be this port's; `None` where any is good, since the token is asked for.
-    names: Option<Vec<String>>,
-    metrics: Arc<Metrics>,
+    current: Current,
 }
 
 /// The token, as its digest, and the sessions of those who have presented it.
@@ -51,26 +51,19 @@ struct Token {
 }
 
 /// The pages, for those who may see them.
-pub(super) fn guarded(gateway: &Gateway, pages: Router) -> Router {
-    let server = &gateway.config().server;
-    let asked = &server.admin_access;
-    let encrypted = server.tls.as_ref().is_some_and(|tls| tls.admin);
-    let token = asked.token.as_ref().map(|token| Token::new(token.expose(), encrypted));
-    // Whoever has the token need not be told by the name under which they ask. On loopback, names are
-    // checked even so: there is no good reason for another.
-    let checked = token.is_none() || server.admin.ip().is_loopback() || !asked.hosts.is_empty();
-    let names = checked.then(|| asked.hosts.clone());
-    let access = Arc::new(Access { token, names, metrics: Arc::clone(gateway.metrics()) });
+pub(super) fn guarded(current: Current, pages: Router) -> Router {
+    let access = Access { current };
     pages.merge(login::routes(&access)).layer(from_fn_with_state(access, check))
 }
 
 /// Lets a request through, or says what is wrong with it.
-async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
     let (path, headers) = (request.uri().path(), request.headers());
     if PROBES.contains(&path) {
         return next.run(request).await;
     }
-    let own = access.names.as_deref();
+    let own = access.names();
+    let own = own.as_deref();
     if own.is_some_and(|names| !host::is_own(request.uri(), headers, names)) {
         return access.refuse(Refused::Host);
     }
@@ -78,24 +71,60 @@ async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) 
     if !reads && !host::is_from_own_page(request.uri(), headers, own.unwrap_or_default()) {
         return access.refuse(Refused::Origin);
     }
-    if ENTRANCE.contains(&path) || access.admits(headers) {
+    let admitted = access.admits(headers);
+    if admitted && path == STREAM {
+        let headers = headers.clone();
+        return next.run(request).await.map(|body| while_admitted(body, access, headers));
+    }
+    if admitted || ENTRANCE.contains(&path) {
         return next.run(request).await;
     }
     if reads && login::is_person(headers) {
-        access.metrics.server.count_refused(Refused::Token);
+        access.count(Refused::Token);
         return login::asked();
     }
     access.refuse(Refused::Token)
 }
 
+/// Ends what is streamed when the caller would not be let in any more: at the next event.
+fn while_admitted(body: Body, access: Access, headers: HeaderMap) -> Body {
+    let events = body.into_data_stream();
+    Body::from_stream(events.take_while(move |_| std::future::ready(access.admits(&headers))))
+}
+
 impl Access {
+    /// The token that has to be presented; `None` where none is asked for.
+    fn token(&self) -> Option<Token> {
+        let gateway = self.current.get();
+        let server = &gateway.config().server;
+        let encrypted = server.tls.as_ref().is_some_and(|tls| tls.admin);
+        let token = server.admin_access.token.as_ref();
+        token.map(|token| Token::new(token.expose(), encrypted))
+    }
+
+    /// Names that are known to be this port's; `None` where any is good, since the token is asked for.
+    fn names(&self) -> Option<Vec<String>> {
+        let gateway = self.current.get();
+        let server = &gateway.config().server;
+        let asked = &server.admin_access;
+        // Whoever has the token need not be told by the name under which they ask. On loopback, names
+        // are checked even so: there is no good reason for another.
+        let checked =
+            asked.token.is_none() || server.admin.ip().is_loopback() || !asked.hosts.is_empty();
+        checked.then(|| asked.hosts.clone())
+    }
+
     /// Whether this caller may see everything.
     fn admits(&self, headers: &HeaderMap) -> bool {
-        self.token.as_ref().is_none_or(|token| token.admits(headers))
+        self.token().is_none_or(|token| token.admits(headers))
+    }
+
+    fn count(&self, why: Refused) {
+        self.current.get().metrics().server.count_refused(why);
     }
 
     fn refuse(&self, why: Refused) -> Response {
-        self.metrics.server.count_refused(why);
+        self.count(why);
         match why {
             Refused::Token => {
                 let scheme = [(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))];

@@ -111,7 +111,7 @@ fn reload_on_changes(
     Ok(tokio::spawn(async move {
         let signals = async {
             while hangup.recv().await.is_some() {
-                reloader.reload().await;
+                reloader.reload_all().await;
             }
         };
         tokio::select! {

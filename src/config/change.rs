@@ -29,13 +29,16 @@ pub struct Change {
 
 /// The keys, or all below a path, that a running gateway takes up, and those that are fixed for as long
 /// as a process runs: sockets and their limits, what holds data, and what began with the process.
-const KEYS: [(&str, Taken); 41] = [
+const KEYS: [(&str, Taken); 44] = [
     ("server.listen", Taken::AtStart),
     ("server.admin", Taken::AtStart),
-    ("server.admin_token", Taken::AtStart),
-    ("server.admin_open", Taken::AtStart),
-    ("server.admin_hosts", Taken::AtStart),
-    ("server.tls", Taken::AtStart),
+    ("server.admin_token", Taken::Live),
+    ("server.admin_open", Taken::Live),
+    ("server.admin_hosts", Taken::Live),
+    ("server.tls.cert", Taken::Live),
+    ("server.tls.key", Taken::Live),
+    ("server.tls.client_ca", Taken::Live),
+    ("server.tls.admin", Taken::AtStart),
     ("server.max_connections", Taken::AtStart),
     ("server.max_connections_per_ip", Taken::AtStart),
     ("server.max_body_bytes", Taken::Live),
@@ -98,8 +101,12 @@ impl fmt::Display for Change {
 pub fn changes(running: &Config, next: &Config) -> Vec<Change> {
     let mut all = compared(&print::to_table(running), next);
     // What the printed form does not show: secrets, and what files hold.
+    let token = |config: &Config| config.server.admin_access.token.clone();
+    let mut server = next.server.clone();
+    server.admin_access.token = token(running);
     let hidden = [
-        ("server", running.server == next.server),
+        ("server.admin_token", token(running) == token(next)),
+        ("server", running.server == server),
         ("upstream.api_key", running.upstream == next.upstream),
         ("keys", running.keys == next.keys),
         ("models", running.models == next.models),
@@ -108,7 +115,9 @@ pub fn changes(running: &Config, next: &Config) -> Vec<Change> {
         ("traces", running.traces == next.traces),
     ];
     for (path, is_same) in hidden {
-        let section = path.split('.').next().unwrap_or(path);
+        // A token is compared by itself, others with all that is in their section.
+        let by_itself = path == "server.admin_token";
+        let section = if by_itself { path } else { path.split('.').next().unwrap_or(path) };
         let is_shown = |it: &Change| below(&it.path, section);
         if !is_same && !all.iter().any(is_shown) {
             let restart = matches!(path, "server" | "shared" | "traces");
@@ -131,6 +140,8 @@ pub fn changes_to(running: &str, next: &Config) -> Result<Vec<Change>, toml::de:
 fn compared(running: &Table, next: &Config) -> Vec<Change> {
     let next_table = print::to_table(next);
     let order = reordered(running, &next_table);
+    // A listener that speaks TLS goes on to, one that does not goes on not to.
+    let tls_anew = is_encrypted(running) != is_encrypted(&next_table);
     let (mut before, mut after) = (BTreeMap::new(), BTreeMap::new());
     flatten("", &Value::Table(running.clone()), &mut before);
     flatten("", &Value::Table(next_table), &mut after);
@@ -146,14 +157,22 @@ fn compared(running: &Table, next: &Config) -> Vec<Change> {
         let is_class = below(path, "classes");
         let (come, gone) = (before.is_none(), after.is_none());
         // Metrics and requests on their way know classes by their index.
-        let restart =
-            taken(path) != Some(Taken::Live) || (is_class && (come || gone || ranked_anew));
+        let restart = taken(path) != Some(Taken::Live)
+            || (is_class && (come || gone || ranked_anew))
+            || (below(path, "server.tls") && tls_anew);
         let shown = |value: Option<&String>| value.filter(|_| !path.ends_with(".hash")).cloned();
         let (before, after) = (shown(before), shown(after));
         all.push(Change { path: path.clone(), before, after, restart });
     }
     all.extend(order);
     all
+}
+
+/// Whether there is a certificate.
+fn is_encrypted(table: &Table) -> bool {
+    let tls = table.get("server").and_then(|server| server.get("tls"));
+    let cert = tls.and_then(|tls| tls.get("cert")).and_then(Value::as_str);
+    cert.is_some_and(|cert| !cert.is_empty())
 }
 
 /// That fallbacks which were there before are tried in another order: their paths do not say so.

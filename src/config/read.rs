@@ -83,7 +83,8 @@ pub(super) fn config(
     let (server, upstream) = (server?, upstream?);
     files.extend(tokenizers.files());
     let accounts = fallbacks.iter().filter_map(|it| Some(&it.account.as_ref()?.api_key));
-    let secrets = upstream.api_key.iter().chain(accounts).map(Secret::reference);
+    let secrets = upstream.api_key.iter().chain(accounts).chain(&server.admin_access.token);
+    let secrets = secrets.map(Secret::reference);
     files.extend(secrets.filter_map(file));
     let references = shared.as_ref().map(|it| it.servers.references()).unwrap_or_default();
     files.extend(references.iter().filter_map(|it| file(it)));

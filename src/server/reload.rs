@@ -3,6 +3,7 @@
 //! # Invariants
 //!
 //! - Whole or not at all: what cannot be read, or needs a restart, changes nothing.
+//! - Certificates are not part of the whole: those that are served stay until others can be read.
 //! - One at a time, and each is counted and logged: what it changed by path, never a secret.
 
 mod watch;
@@ -14,6 +15,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use self::watch::Watch;
+use super::tls::Encryption;
 use crate::config::{Change, Config, Origin, Problems, ReloadOn, changes};
 use crate::proxy::Current;
 use crate::telemetry::Levels;
@@ -24,6 +26,8 @@ pub struct Reloader {
     current: Current,
     origin: Arc<Origin>,
     levels: Option<Levels>,
+    /// The certificates, if connections are encrypted.
+    encryption: Option<Arc<Encryption>>,
     /// Held while one is at it.
     turn: Mutex<()>,
 }
@@ -50,8 +54,12 @@ enum Refused {
 }
 
 impl Reloader {
-    pub(super) fn new(current: Current, origin: Origin) -> Self {
-        Self { current, origin: Arc::new(origin), levels: None, turn: Mutex::new(()) }
+    pub(super) fn new(
+        current: Current,
+        origin: Origin,
+        encryption: Option<Arc<Encryption>>,
+    ) -> Self {
+        Self { current, origin: Arc::new(origin), levels: None, encryption, turn: Mutex::new(()) }
     }
 
     /// The same, which sets what is logged as well.
@@ -61,9 +69,33 @@ impl Reloader {
         self
     }
 
-    /// Reads the configuration, and goes on with it if it is whole and right.
+    /// Reads the configuration, and goes on with it if it is whole and right. Certificates are read again
+    /// if they are in other files than before.
     pub async fn reload(&self) -> Reloaded {
         let _turn = self.turn.lock().await;
+        let reloaded = self.read_configuration().await;
+        if moves_certificates(&reloaded) {
+            self.read_certificates().await;
+        }
+        reloaded
+    }
+
+    /// Reads the configuration and the certificates, whatever has changed: what SIGHUP asks for.
+    pub async fn reload_all(&self) -> Reloaded {
+        let _turn = self.turn.lock().await;
+        let reloaded = self.read_configuration().await;
+        self.read_certificates().await;
+        reloaded
+    }
+
+    async fn read_certificates(&self) {
+        let running = self.current.get();
+        if let (Some(encryption), Some(tls)) = (&self.encryption, &running.config().server.tls) {
+            encryption.read_again(tls).await;
+        }
+    }
+
+    async fn read_configuration(&self) -> Reloaded {
         let running = self.current.get();
         let (origin, before) = (Arc::clone(&self.origin), Arc::clone(running.config()));
         // Files are read, and a tokenizer's takes a while.
@@ -134,6 +166,12 @@ fn read(origin: &Origin, running: &Config) -> Result<(Config, Vec<Change>), Refu
     let changed = changes(running, &config);
     let fixed: Vec<_> = changed.iter().filter(|change| change.restart).cloned().collect();
     if fixed.is_empty() { Ok((config, changed)) } else { Err(Refused::Restart(fixed)) }
+}
+
+/// Whether certificates are in other files now.
+fn moves_certificates(reloaded: &Reloaded) -> bool {
+    let Reloaded::Applied(changed) = reloaded else { return false };
+    changed.iter().any(|change| change.path.starts_with("server.tls."))
 }
 
 fn failed(error: &io::Error) -> String {

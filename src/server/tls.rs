@@ -18,7 +18,7 @@ use parking_lot::RwLock;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -43,11 +43,19 @@ const MOST_PLAIN: usize = 64 << 10;
 /// The certificates of the process, as they are now.
 #[derive(Debug)]
 pub(super) struct Encryption {
-    files: Tls,
-    /// What the files were before they were first read.
-    first: [Stamp; 3],
+    /// Held while they are looked at.
+    files: Mutex<Files>,
+    /// Whether the admin port has them as well.
+    admin: bool,
     now: RwLock<Certified>,
     metrics: ServerMetrics,
+}
+
+/// Where certificates are, and what these files were before they were read last.
+#[derive(Debug)]
+struct Files {
+    places: Tls,
+    stamps: [Stamp; 3],
 }
 
 /// What says whether a file is still the one that was read.
@@ -55,11 +63,12 @@ type Stamp = Option<(u64, u64, u64, [i64; 4])>;
 
 impl Encryption {
     /// Reads the files.
-    pub(super) fn read(files: &Tls, metrics: ServerMetrics) -> io::Result<Arc<Self>> {
-        let first = stamps(files);
-        let certified = files.read().map_err(io::Error::other)?;
+    pub(super) fn read(places: &Tls, metrics: ServerMetrics) -> io::Result<Arc<Self>> {
+        let files = Files { places: places.clone(), stamps: stamps(places) };
+        let certified = places.read().map_err(io::Error::other)?;
         metrics.certificate_expiry.set(expiry::of(&certified.leaf));
-        Ok(Arc::new(Self { files: files.clone(), first, now: RwLock::new(certified), metrics }))
+        let (files, now) = (Mutex::new(files), RwLock::new(certified));
+        Ok(Arc::new(Self { files, admin: places.admin, now, metrics }))
     }
 
     /// How connections to the API are encrypted.
@@ -70,40 +79,42 @@ impl Encryption {
     /// How connections to the admin port are, if they are.
     pub(super) fn admin(self: &Arc<Self>) -> Option<Doorway> {
         let encryption = Arc::clone(self);
-        self.files.admin.then(|| Doorway { encryption, pick: |certified| &certified.admin })
+        self.admin.then(|| Doorway { encryption, pick: |certified| &certified.admin })
     }
 
-    /// Reads the files again when they change, and on SIGHUP.
+    /// Reads the files again when they change, until `stop`.
     pub(super) async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        let mut hangups = signal(SignalKind::hangup()).ok();
         let mut every = tokio::time::interval(LOOK);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = self.first;
         loop {
-            let told = async {
-                match &mut hangups {
-                    Some(hangups) => hangups.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let told = tokio::select! {
-                _ = told => true,
-                _ = every.tick() => false,
+            tokio::select! {
+                _ = every.tick() => self.look().await,
                 () = stop.cancelled() => return,
-            };
-            let files = self.files.clone();
-            let look = tokio::task::spawn_blocking(move || stamps(&files)).await;
-            let now = look.unwrap_or(seen);
-            if told || now != seen {
-                // As of before the files were read: what changes meanwhile is read once more.
-                seen = now;
-                self.reload().await;
             }
         }
     }
 
-    async fn reload(&self) {
-        let files = self.files.clone();
+    /// Reads the files if they are others than those that were read.
+    async fn look(&self) {
+        let mut files = self.files.lock().await;
+        let now = files.look().await;
+        if now != files.stamps {
+            // As of before the files were read: what changes meanwhile is read once more.
+            files.stamps = now;
+            self.reload(&files.places).await;
+        }
+    }
+
+    /// Reads the files in these places, now and from now on.
+    pub(super) async fn read_again(&self, places: &Tls) {
+        let mut files = self.files.lock().await;
+        files.places = places.clone();
+        files.stamps = files.look().await;
+        self.reload(places).await;
+    }
+
+    async fn reload(&self, places: &Tls) {
+        let files = places.clone();
         let read = tokio::task::spawn_blocking(move || files.read()).await;
         let Ok(read) = read else { return };
         self.metrics.count_reload(read.is_ok());
@@ -111,11 +122,20 @@ impl Encryption {
             Ok(certified) => {
                 self.metrics.certificate_expiry.set(expiry::of(&certified.leaf));
                 *self.now.write() = certified;
-                tracing::info!(cert = %self.files.cert.display(), "certificates were read again");
+                tracing::info!(cert = %places.cert.display(), "certificates were read again");
             }
             // Half of them may be there already: they are looked at again when the rest comes.
             Err(problem) => tracing::warn!(%problem, "the certificates stay as they were"),
         }
+    }
+}
+
+impl Files {
+    /// What they are now.
+    async fn look(&self) -> [Stamp; 3] {
+        let places = self.places.clone();
+        let look = tokio::task::spawn_blocking(move || stamps(&places)).await;
+        look.unwrap_or(self.stamps)
     }
 }
 

@@ -5,7 +5,6 @@
 //! - The page needs no script, and its policy lets it send its form nowhere but here.
 //! - What is sent in is small and comes soon, or is refused.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Form;
@@ -56,12 +55,12 @@ struct Entry {
     token: String,
 }
 
-pub(super) fn routes(access: &Arc<Access>) -> Router {
+pub(super) fn routes(access: &Access) -> Router {
     Router::new()
         .route(IN, get(show).post(enter))
         .route(OUT, post(leave))
         .layer(DefaultBodyLimit::max(MOST_BYTES))
-        .with_state(Arc::clone(access))
+        .with_state(access.clone())
 }
 
 /// Whether a request is a browser's for a page to look at.
@@ -76,16 +75,16 @@ pub(super) fn asked() -> Response {
     (StatusCode::UNAUTHORIZED, scheme, page(&[ENTER])).into_response()
 }
 
-async fn show(State(access): State<Arc<Access>>, headers: HeaderMap) -> Response {
-    match &access.token {
+async fn show(State(access): State<Access>, headers: HeaderMap) -> Response {
+    match access.token() {
         None => page(&[OPEN]),
         Some(token) if token.admits(&headers) => page(&[LEAVE]),
         Some(_) => page(&[ENTER]),
     }
 }
 
-async fn enter(State(access): State<Arc<Access>>, request: Request) -> Response {
-    let Some(token) = &access.token else { return Redirect::to("/").into_response() };
+async fn enter(State(access): State<Access>, request: Request) -> Response {
+    let Some(token) = access.token() else { return Redirect::to("/").into_response() };
     let form = Form::<Entry>::from_request(request, &());
     let entry = match tokio::time::timeout(PATIENCE, form).await {
         Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
@@ -97,12 +96,12 @@ async fn enter(State(access): State<Arc<Access>>, request: Request) -> Response 
         let cookie = [(header::SET_COOKIE, token.sessions.open(time::wall()))];
         return (cookie, Redirect::to("/")).into_response();
     }
-    access.metrics.server.count_refused(Refused::Token);
+    access.count(Refused::Token);
     (StatusCode::UNAUTHORIZED, page(&[WRONG, ENTER])).into_response()
 }
 
-async fn leave(State(access): State<Arc<Access>>) -> Response {
-    let Some(token) = &access.token else { return Redirect::to("/").into_response() };
+async fn leave(State(access): State<Access>) -> Response {
+    let Some(token) = access.token() else { return Redirect::to("/").into_response() };
     ([(header::SET_COOKIE, token.sessions.close())], Redirect::to(IN)).into_response()
 }
 

@@ -1,5 +1,7 @@
 //! Who may use the admin port.
 
+mod reload;
+
 use http::header::AUTHORIZATION;
 use reqwest::{Client, RequestBuilder, Response};
 use rustix::process::Signal;

@@ -1,6 +1,7 @@
 //! TLS on the API port: real handshakes, by clients that check and by ones that do not play along.
 
 mod certificates;
+mod reload;
 mod tools;
 
 use std::sync::Arc;
