@@ -28,8 +28,12 @@ async fn with_session(gateway: &Gateway, session: &str) -> StatusCode {
 
 /// The paths of what was taken up.
 fn applied(reloaded: Reloaded) -> Vec<String> {
-    let Reloaded::Applied(changed) = reloaded else { panic!("not taken up: {reloaded:?}") };
-    changed.into_iter().map(|it| it.path).collect()
+    let changed: Vec<_> = match &reloaded {
+        Reloaded::Applied(changed) => changed.iter().map(|it| it.path.clone()).collect(),
+        Reloaded::Unchanged | Reloaded::Refused(_) => Vec::new(),
+    };
+    assert!(!changed.is_empty(), "not taken up: {reloaded:?}");
+    changed
 }
 
 /// The configuration that asks for the token in a file.
