@@ -49,7 +49,7 @@ pub use self::keys::{Identity, KeysContext};
 pub use self::metrics::Metrics;
 pub use self::model::{Models, Profile, window_name};
 pub use self::origin::Origin;
-pub(crate) use self::read::certificates as authorities;
+pub use self::read::certificates as authorities;
 pub use self::shared::{Servers, Shared, Topology};
 pub use self::sizing::OutputChoice;
 pub use self::source::{Problem, Problems};

@@ -198,7 +198,11 @@ fn upstream(mut section: Section<'_>, environment: &[(String, String)]) -> Optio
 }
 
 /// The certificates in a file of PEM; none without a file.
-pub(crate) fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+///
+/// # Errors
+///
+/// If the file cannot be read, or holds none.
+pub fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if path.is_empty() {
         return Ok(Vec::new());
     }

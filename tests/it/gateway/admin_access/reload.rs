@@ -27,8 +27,8 @@ async fn with_session(gateway: &Gateway, session: &str) -> StatusCode {
 }
 
 /// The paths of what was taken up.
-fn applied(reloaded: Reloaded) -> Vec<String> {
-    let changed: Vec<_> = match &reloaded {
+fn applied(reloaded: &Reloaded) -> Vec<String> {
+    let changed: Vec<_> = match reloaded {
         Reloaded::Applied(changed) => changed.iter().map(|it| it.path.clone()).collect(),
         Reloaded::Unchanged | Reloaded::Refused(_) => Vec::new(),
     };
@@ -64,7 +64,7 @@ async fn another_token_counts_at_once_and_ends_what_the_one_before_began() {
     // A new value behind the same reference, beside another change.
     fs::write(&one, format!("{NEXT}\n")).expect("room");
     with(&format!("{}\nserver.drain_timeout = \"7s\"", locked(&one)));
-    let changed = applied(reloader.reload().await);
+    let changed = applied(&reloader.reload().await);
     assert_eq!(changed, ["server.drain_timeout", "server.admin_token"]);
     assert_eq!(with_token(&gateway, TOKEN).await, 401);
     assert_eq!(with_session(&gateway, &session).await, 401);
@@ -82,12 +82,12 @@ async fn another_token_counts_at_once_and_ends_what_the_one_before_began() {
     assert_eq!(with_session(&gateway, &next).await, 200);
     // Another reference, with the same value: sessions go on.
     fs::write(&other, NEXT).expect("room");
-    let changed = applied(reloader.reload().await);
+    let changed = applied(&reloader.reload().await);
     assert!(changed.contains(&"server.admin_token".to_owned()), "{changed:?}");
     assert_eq!(with_session(&gateway, &next).await, 200);
     // None, which loopback allows, and one again.
     with("");
-    applied(reloader.reload().await);
+    applied(&reloader.reload().await);
     assert_eq!(with_session(&gateway, "").await, 200);
     let named = || {
         let url = format!("http://{}/status", gateway.admin);
@@ -95,10 +95,10 @@ async fn another_token_counts_at_once_and_ends_what_the_one_before_began() {
     };
     assert_eq!(send(named()).await.status(), 421);
     with("server.admin_hosts = [\"status.example\"]");
-    assert_eq!(applied(reloader.reload().await), ["server.admin_hosts.0"]);
+    assert_eq!(applied(&reloader.reload().await), ["server.admin_hosts.0"]);
     assert_eq!(send(named()).await.status(), 200);
     with(&locked(&one));
-    applied(reloader.reload().await);
+    applied(&reloader.reload().await);
     assert_eq!(with_session(&gateway, "").await, 401);
     assert_eq!(with_token(&gateway, NEXT).await, 200);
     gateway.stop.cancel();
