@@ -136,7 +136,7 @@ fn scrape(criterion: &mut Criterion) {
     }
     group.finish();
     drop(waiting);
-    pools.close();
+    pools.all().into_iter().for_each(|(_, named)| named.pool.close());
 }
 
 criterion_group!(benches, request, scrape);

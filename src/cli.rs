@@ -60,6 +60,7 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    refuse_huge_pages();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -129,6 +130,14 @@ fn on_signals() -> io::Result<(CancellationToken, CancellationToken)> {
         }
     });
     Ok((stop, abort))
+}
+
+/// Memory in use is what was touched, and not the 2 MB around it: the kernel would make huge pages of the
+/// heap after a while, four fifths of them never used (docs/PERFORMANCE.md).
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    // A kernel that knows none makes none.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Descriptors are connections here: asks for as many as the system allows.

@@ -26,7 +26,7 @@ const DRAIN: &str = "server.drain_timeout = \"60s\"\nlog.requests = false\n";
 fn request(number: usize) -> Value {
     let text = format!("request number {number}.");
     let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
-    if number % 2 == 0 { with(body, "stream", true) } else { body }
+    if number.is_multiple_of(2) { with(body, "stream", true) } else { body }
 }
 
 /// What the answer to a request says, which no other answer does; half of them in two pieces.
@@ -44,13 +44,13 @@ fn pieces(seen: &Seen) -> (Vec<u8>, Vec<u8>) {
         format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
     };
     let last = format!("{}data: {{\"choices\":[],{usage}}}\n\ndata: [DONE]\n\n", delta(number));
-    let first = [STREAM_HEAD.as_bytes(), &chunk(&delta("answer "))].concat();
+    let first = [STREAM_HEAD.as_bytes(), &chunk(delta("answer "))].concat();
     (first, [&chunk(&last)[..], LAST_CHUNK].concat())
 }
 
 /// What a whole answer has to say.
 fn expected(number: usize) -> String {
-    if number % 2 == 0 { format!("answer {number}") } else { number.to_string() }
+    if number.is_multiple_of(2) { format!("answer {number}") } else { number.to_string() }
 }
 
 /// What it says.

@@ -43,6 +43,17 @@ fn stream() -> Vec<u8> {
     chat("", with(hello(), "stream", true).to_string())
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_kernel_makes_no_huge_pages_of_its_memory() {
+    let upstream = endless().await;
+    let gateway = serve(&upstream.url(), "");
+    let status = format!("/proc/{}/status", gateway.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(status).expect("its status");
+    let enabled = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"));
+    assert_eq!(enabled.map(str::trim), Some("0"), "{status}");
+}
+
 /// A stream that has begun.
 async fn streaming(api: SocketAddr) -> Wire {
     let mut wire = Wire::open(api, stream()).await;
