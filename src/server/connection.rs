@@ -1,5 +1,6 @@
 //! One connection: HTTP/1.1 or HTTP/2, with a limit on everything a peer could let us wait for.
 
+mod again;
 mod patient;
 mod watch;
 
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tower::Service as TowerService;
 
+use self::again::Again;
 use self::patient::Patient;
 use self::watch::{Peer, Watched};
 use super::room::Occupant;
@@ -116,14 +118,15 @@ pub(super) async fn serve<S: Stream, A: App>(
     let builder = builder(&http);
     let io = TokioIo::new(Patient::new(stream, http.write_timeout, Arc::clone(&peer)));
     let service = Watched::new(app, Arc::clone(&peer), occupant);
-    let mut connection = pin!(builder.serve_connection(io, service));
+    let connection = pin!(builder.serve_connection(io, service));
+    let mut connection = Again::new(connection);
     // hyper limits the time for a head once it knows that the protocol is HTTP/1, and not before.
     let mut look = pin!(sleep_until(Instant::now() + http.header_timeout));
     let (mut rested, mut stopping, mut stopped, mut closing) = (None, false, false, false);
     let mut last_call = pin!(sleep_until(Instant::now() + http.header_timeout));
     loop {
         tokio::select! {
-            result = connection.as_mut() => {
+            result = &mut connection => {
                 if let Err(error) = result {
                     tracing::debug!(error, "connection ended");
                 }
@@ -137,7 +140,7 @@ pub(super) async fn serve<S: Stream, A: App>(
                 // An idle connection over HTTP/1 is hyper's to close, a stuck one its socket's.
                 if peer.multiplexes() && rested.is_some() && rested == before {
                     closing = true;
-                    connection.as_mut().graceful_shutdown();
+                    connection.inner().as_mut().graceful_shutdown();
                 }
                 look.as_mut().reset(Instant::now() + http.header_timeout);
             }
@@ -155,7 +158,7 @@ pub(super) async fn serve<S: Stream, A: App>(
                 if !peer.has_begun() {
                     return;
                 }
-                connection.as_mut().graceful_shutdown();
+                connection.inner().as_mut().graceful_shutdown();
             }
             // Nothing is aborted that was not asked to stop before.
             () = http.abort.cancelled(), if stopping => return,
