@@ -18,7 +18,7 @@ use crate::store::archive::{InUse, StoredFile, Trouble};
 const PAGE: u32 = 10_000;
 
 /// Bytes of a file that are read at once while it is sent.
-const READ: usize = 64 << 10;
+const READ: usize = 32 << 10;
 
 /// A random name: 144 bits that nobody guesses, though knowing it is not enough.
 pub(super) fn new_id(prefix: &str) -> String {

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 const PIECE_BYTES: usize = 256 << 10;
 const PIECE_LINES: usize = 256;
 
-const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 32 << 10;
 
 /// A line's number is kept in 24 bits.
 pub(super) const MOST_LINES: u32 = (1 << 24) - 1;

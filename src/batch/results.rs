@@ -15,6 +15,9 @@ use crate::store::archive::{Archive, Batch, Purpose, State, StoredFile};
 /// Bytes of results that are in memory at once.
 const PIECE: usize = 1 << 20;
 
+/// Bytes that are written at once.
+const WRITE: usize = 32 << 10;
+
 /// A file of results that is being written.
 struct Writing {
     id: String,
@@ -35,7 +38,7 @@ impl Writing {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
                 let file = options.open(archive.partial_path(&self.id)).await?;
-                none.insert(BufWriter::with_capacity(PIECE, file))
+                none.insert(BufWriter::with_capacity(WRITE, file))
             }
         };
         out.write_all(text).await?;

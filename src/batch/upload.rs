@@ -18,7 +18,7 @@ use crate::proxy::{ApiError, ProxyError};
 use crate::store::archive::{Archive, Purpose, StoredFile, Trouble};
 
 /// Bytes that are written at once.
-const WRITE: usize = 256 << 10;
+const WRITE: usize = 32 << 10;
 
 /// A field that is not the file: a word or a number.
 const LONGEST_FIELD: usize = 1 << 10;
