@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::Result;
-use crate::load::{request, request_body};
+use crate::load::{Ask, PATH, request_body};
 use crate::options::HoldOptions;
 use crate::role::{self, Orders};
 
@@ -40,19 +40,19 @@ pub(crate) async fn run(options: HoldOptions, mut orders: Orders) -> Result {
     role::say("connected")?;
     orders.recv().await.ok_or("the orchestrator is gone")?;
 
-    let (host, body) = (options.target.to_string(), request_body(options.body_bytes, false));
+    let host = options.target.to_string();
+    let ask = Ask::new(host.clone(), request_body(options.body_bytes, false, ""), &[])?;
     let mut waiting = JoinSet::new();
     for sent in 0..options.requests {
-        let (path, authority) = ("/v1/chat/completions", &host);
         match &mut senders[sent / streams] {
             Sender::Http1(sender) => {
-                let answer = sender.send_request(request(authority, path, body.clone())?);
+                let answer = sender.send_request(ask.request(PATH)?);
                 waiting.spawn(count(answer));
             }
             Sender::Http2(sender) => {
-                let uri = format!("http://{authority}{path}");
+                let uri = format!("http://{host}{PATH}");
                 sender.ready().await?;
-                let answer = sender.send_request(request(authority, &uri, body.clone())?);
+                let answer = sender.send_request(ask.request(&uri)?);
                 waiting.spawn(count(answer));
             }
         }

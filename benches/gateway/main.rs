@@ -4,9 +4,12 @@
 //! their own, so that the kernel accounts the CPU of each one separately:
 //!
 //! - `mock`, an upstream that answers at once with a fixed completion,
-//! - `bare`, the smallest good proxy the same libraries can make: the yardstick,
+//! - `bare`, the smallest good proxy the same libraries can make: the yardstick, and
+//!   `bare-per-core`, the same without threads that share anything,
 //! - `tidegate`, the real binary with limits that never bind,
-//! - `load`, a closed-loop client that measures latency, and `hold`, one that only waits.
+//! - `load`, a client that measures latency, and `hold`, one that only waits.
+//!
+//! `bench/peers` starts the roles by itself, with other proxies between them.
 //!
 //! The runs are interleaved and the ratios are taken inside one round, so that a machine that
 //! becomes slower half-way slows all sides alike. CPU per request is the number to compare between
@@ -21,9 +24,11 @@ mod load;
 mod memory;
 mod mock;
 mod options;
+mod pace;
 mod process;
 mod report;
 mod role;
+mod sse;
 mod throughput;
 
 use std::process::ExitCode;
@@ -53,7 +58,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result {
     match options.role {
         Some(Command::Mock(ref mock)) => role::run(|stop| mock::serve(mock.spend, stop)),
-        Some(Command::Bare(ref bare)) => role::run(|stop| bare::serve(bare.upstream, stop)),
+        Some(Command::Bare(ref bare)) => bare::run(bare),
         Some(Command::Load(ref load)) => load::run(load),
         Some(Command::Hold(ref hold)) => role::run(|stop| hold::run(hold.clone(), stop)),
         None if options.bench => orchestrate(options),

@@ -47,7 +47,7 @@ fn wait(name: &str, requests: usize, streams: usize) -> Result {
     let (_mock, upstream) = Role::serve(&spend)?;
     let limits = format!(r#"{{ unit = "tokens", limit = {LIMIT}, per = "1h" }}"#);
     let gateway = Gateway::start(dir.path(), upstream, &limits)?;
-    let (status, answer) = http::complete(gateway.listen, &request_body(BODY_BYTES, false))?;
+    let (status, answer) = http::complete(gateway.listen, &request_body(BODY_BYTES, false, ""))?;
     if status != 200 {
         return Err(format!("the first request was answered {status}: {answer}").into());
     }

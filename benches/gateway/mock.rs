@@ -1,4 +1,10 @@
 //! The upstream: `POST` anything, get a fixed completion, whole or as a stream, at once.
+//!
+//! A prompt may say how a stream shall be: `chunks=100 ` events with text, and `pause=10000 `
+//! microseconds between them.
+
+use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -10,12 +16,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::role::{self, Orders};
 use crate::{Failure, Result};
 
 /// Events of a streamed answer before the last: a short completion.
-const EVENTS: usize = 48;
+const EVENTS: u32 = 48;
 
 /// The documented headers, saying a quota that never binds.
 const RATE_LIMITS: [(&str, &str); 6] = [
@@ -64,20 +71,29 @@ impl Answers {
         }
     }
 
-    fn body(&self, streamed: bool) -> impl Body<Data = Bytes, Error = Failure> + use<> {
-        if !streamed {
+    fn body(&self, asked: &[u8]) -> impl Body<Data = Bytes, Error = Failure> + use<> {
+        if !streamed(asked) {
             return Either::Left(Full::new(self.whole.clone()));
         }
         let (event, last) = (self.event.clone(), self.last.clone());
-        Either::Right(StreamBody::new(stream::unfold(0, move |sent| {
+        let events = number(asked, b"chunks=").unwrap_or(EVENTS);
+        let pause = number(asked, b"pause=").map(Duration::from_micros);
+        let start = Instant::now();
+        Either::Right(StreamBody::new(stream::unfold(0, move |sent: u32| {
             let frame = match sent {
-                0..EVENTS => Some(event.clone()),
-                EVENTS => Some(last.clone()),
+                _ if sent < events => Some(event.clone()),
+                _ if sent == events => Some(last.clone()),
                 _ => None,
             };
             async move {
-                // Being pending once makes the connection write what it has: one write per event.
-                tokio::task::yield_now().await;
+                match pause {
+                    // The last one comes with the one before it, as it does from a real one.
+                    Some(pause) if sent < events => {
+                        tokio::time::sleep_until(start + pause * sent).await;
+                    }
+                    // Being pending once makes the connection write what it has: one write per event.
+                    _ => tokio::task::yield_now().await,
+                }
                 frame.map(|frame| (Ok::<_, Failure>(Frame::data(frame)), sent + 1))
             }
         })))
@@ -88,9 +104,8 @@ impl Answers {
         request: Request<Incoming>,
     ) -> Result<Response<impl Body<Data = Bytes, Error = Failure> + use<>>> {
         let body = request.into_body().collect().await?.to_bytes();
-        let streamed = memchr::memmem::find(&body, br#""stream":true"#).is_some();
-        let mut response = Response::new(self.body(streamed));
-        let content_type = if streamed { "text/event-stream" } else { "application/json" };
+        let mut response = Response::new(self.body(&body));
+        let content_type = if streamed(&body) { "text/event-stream" } else { "application/json" };
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if self.rate_limits {
@@ -100,6 +115,21 @@ impl Answers {
         }
         Ok(response)
     }
+}
+
+/// Whether a stream is asked for; proxies that write the request anew may put a space there.
+fn streamed(asked: &[u8]) -> bool {
+    after(asked, br#""stream":"#).is_some_and(|value| value.trim_ascii_start().starts_with(b"true"))
+}
+
+/// The number that follows `name` in a prompt.
+fn number<T: FromStr>(asked: &[u8], name: &[u8]) -> Option<T> {
+    let value = after(asked, name)?.split(|byte| !byte.is_ascii_digit()).next()?;
+    str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn after<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    memchr::memmem::find(text, name).map(|at| &text[at + name.len()..])
 }
 
 /// Answers until told to stop; `spend` replaces the completion tokens reported as used.

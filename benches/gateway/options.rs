@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures what Tidegate costs next to a bare proxy and to no proxy at all.
 #[derive(Debug, Parser)]
@@ -81,6 +81,17 @@ pub(crate) struct MockOptions {
 pub(crate) struct BareOptions {
     #[arg(long)]
     pub(crate) upstream: SocketAddr,
+    #[arg(long, value_enum, default_value_t = Flavour::WorkStealing)]
+    pub(crate) runtime: Flavour,
+}
+
+/// What the yardstick proxy runs on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Flavour {
+    /// One runtime of all cores, which move tasks among each other.
+    WorkStealing,
+    /// A runtime, a listener and a client on each core, which share nothing.
+    PerCore,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -93,6 +104,18 @@ pub(crate) struct LoadOptions {
     pub(crate) body_bytes: usize,
     #[arg(long)]
     pub(crate) stream: bool,
+    /// Ask for streams of this many events, with `stream` [default: the upstream's own number].
+    #[arg(long)]
+    pub(crate) chunks: Option<usize>,
+    /// Ask for this time between the events of a stream, in microseconds [default: none].
+    #[arg(long)]
+    pub(crate) pause: Option<u64>,
+    /// Send this many requests a second, whatever becomes of them, instead of one after the other.
+    #[arg(long, conflicts_with = "stream")]
+    pub(crate) rate: Option<f64>,
+    /// A header for every request, as `name: value`.
+    #[arg(long)]
+    pub(crate) header: Vec<String>,
     #[arg(long)]
     pub(crate) seconds: f64,
     #[arg(long)]

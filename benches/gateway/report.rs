@@ -6,7 +6,7 @@ use crate::throughput::{Sample, Series, Target};
 pub(crate) fn series(targets: &[Target], series: &Series) {
     println!("{}", series.scenario.name);
     println!(
-        "  {:<10}{:>11}{:>11}{:>11}{:>11}{:>13}",
+        "  {:<14}{:>11}{:>11}{:>11}{:>11}{:>13}",
         "", "requests/s", "p50 µs", "p99 µs", "max µs", "CPU µs/req"
     );
     for (target, samples) in targets.iter().zip(&series.samples) {
@@ -14,7 +14,7 @@ pub(crate) fn series(targets: &[Target], series: &Series) {
         let cpu = samples.iter().filter_map(|sample| sample.cpu);
         let cpu = target_cpu(&cpu.collect::<Vec<_>>());
         println!(
-            "  {:<10}{:>11.0}{:>11.0}{:>11.0}{:>11.0}{cpu:>13}",
+            "  {:<14}{:>11.0}{:>11.0}{:>11.0}{:>11.0}{cpu:>13}",
             target.name,
             of(Sample::throughput),
             of(|sample| sample.measured.p50),

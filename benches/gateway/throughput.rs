@@ -77,12 +77,15 @@ pub(crate) struct Series {
 pub(crate) fn run(options: &Options) -> Result {
     let dir = tempfile::tempdir()?;
     let (_mock, upstream) = Role::serve(&["mock".to_owned()])?;
-    let (bare, address) =
-        Role::serve(&["bare".to_owned(), "--upstream".to_owned(), upstream.to_string()])?;
-    let mut targets = vec![
-        Target { name: "direct", address: upstream, process: None },
-        Target { name: "bare", address, process: Some(bare.id()) },
-    ];
+    let mut targets = vec![Target { name: "direct", address: upstream, process: None }];
+    let mut bare = Vec::new();
+    for (name, runtime) in [("bare", "work-stealing"), ("bare-per-core", "per-core")] {
+        let to = upstream.to_string();
+        let (role, address) =
+            Role::serve(&["bare", "--upstream", &to, "--runtime", runtime].map(str::to_owned))?;
+        targets.push(Target { name, address, process: Some(role.id()) });
+        bare.push(role);
+    }
     let _gateway = if options.without_tidegate {
         None
     } else {
