@@ -146,8 +146,6 @@ def valid(bench: Path, target: Target, scenario: Scenario, seconds: float, work:
         except Void as why:
             note("")
             print(f"void: {scenario.key}, {target.name}: {why}", file=sys.stderr)
-            if target.peer:
-                target.peer.process.check()
     return None
 
 

@@ -170,7 +170,7 @@ def haproxy(place: Place) -> Peer:
     config.write_text(HAPROXY % (THREADS, port, place.upstream))
     process = Process([program, "-db", "-f", config], place.work / "log", env)
     version = installed.run(program, "-v", env={**os.environ, **env}).split()[2].partition("-")[0]
-    setup = f"{THREADS} threads; no delay; one line of `httplog` for each request (Debian's default), to a file"
+    setup = f"{THREADS} threads; no delay; httplog for each request (Debian's default), to a file"
     return Peer(port, process, version, setup)
 
 
@@ -217,6 +217,8 @@ def envoy(place: Place) -> Peer:
 
 
 def portkey(place: Place) -> Peer:
+    # Its package-lock.json has an older @hono/node-server than it would get: with 1.14.2 and later
+    # every stream ends in `TypeError: immutable` (its issue 1389).
     folder = installed.node("portkey")
     package = folder / "node_modules/@portkey-ai/gateway"
     (port,) = free_ports(1)
@@ -226,7 +228,7 @@ def portkey(place: Place) -> Peer:
     version = json.loads((package / "package.json").read_text())["version"]
     node = installed.run("node", "--version").strip()
     upstream = f"x-portkey-custom-host: http://127.0.0.1:{place.upstream}/v1"
-    setup = f"1 process, more are not offered (Node.js {node}); logs no requests (default)"
+    setup = f"1 process, more are not offered; Node.js {node}; logs no requests (default)"
     return Peer(port, process, version, setup, ["x-portkey-provider: openai", upstream])
 
 
@@ -242,11 +244,17 @@ def litellm(place: Place) -> Peer:
     # JSON is YAML.
     config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": params}]}))
     args = [folder / "bin/litellm", "--config", config, "--host", "127.0.0.1", "--port", port]
-    # Nothing is asked for outside of this machine.
-    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    env = {
+        "LITELLM_MODE": "PRODUCTION",
+        # Nothing is asked for outside of this machine.
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        # None of the others asks for keys either.
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
     process = Process([*args, "--num_workers", THREADS], place.work / "log", env)
     version = re.search(r"^litellm==(\S+)", (HERE / "litellm.txt").read_text(), re.M)[1]
-    setup = f"{THREADS} processes; no database, no keys; a line for each request (default), to a file"
+    python = installed.run(folder / "bin/python", "--version").strip()
+    setup = f"{THREADS} processes; {python}; no keys; a line for each request (default), to a file"
     return Peer(port, process, version, setup)
 
 

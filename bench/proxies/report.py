@@ -187,11 +187,11 @@ class Results:
         return checked
 
 
-def short(value: float) -> str:
-    """A ratio or a small figure, with as many digits as mean something; 1/35 for small ratios."""
+def short(value: float, digits: int = 2) -> str:
+    """A ratio or a figure, with as many digits as mean something; 1/35 for small ratios."""
     if 0 < value < 0.1:
-        return f"1/{1 / value:.0f}"
-    return f"{value:.0f}" if value >= 10 else f"{value:.2f}"
+        return f"1/{1 / value:,.0f}"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.{digits}f}"
 
 
 WORDS = {True: "ok", False: "missed", None: "not measured"}
@@ -200,7 +200,7 @@ WORDS = {True: "ok", False: "missed", None: "not measured"}
 def bar_lines(bars: list[dict]) -> list[str]:
     return [
         f"- {WORDS[bar['kept']]}: {bar['bar']}"
-        + ("" if bar["found"] is None else f"; it is {short(bar['found'])}")
+        + ("" if bar["found"] is None else f"; it is {short(bar['found'], 3)}")
         for bar in bars
     ]
 
