@@ -8,7 +8,7 @@ HERE = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parent.parent / "docs/plots"))
 
-from plot import BLUE, FADED, GREY, plt, save  # noqa: E402
+from plot import BLUE, GREY, ORANGE, plt, save  # noqa: E402
 
 PLOTS = [
     ("cpu 1 KB", "CPU for a request of 1 KB, 64 at once (µs)"),
@@ -16,27 +16,27 @@ PLOTS = [
     ("rps 1 KB", "Requests a second, 1 KB, 64 at once"),
     ("one p50", "Median latency added, one at once (µs)"),
     ("chunk cpu", "CPU for a chunk, 50 streams (µs)"),
-    ("first p50", "Median time added to the first chunk, 50 paced streams (µs)"),
+    ("first p50", "Median added to the first chunk, paced streams (µs)"),
     ("500 cpu", "CPU for a request at 500 a second (µs)"),
     ("loaded", "Most memory after a window (MiB)"),
 ]
 
 
 def color(name: str) -> str:
-    return BLUE if name.startswith("tidegate") else GREY if name.startswith("bare") else FADED
+    return BLUE if name.startswith("tidegate") else GREY if name.startswith("bare") else ORANGE
 
 
-def bars(axes, values: dict[str, float], title: str) -> None:
-    """One bar for each; the scale is logarithmic, since there are a thousand times between them."""
-    names = list(values)
-    drawn = axes.barh(names, list(values.values()), color=[color(name) for name in names])
-    labels = [f"{value:.3g}" if value < 1_000 else f"{value:,.0f}" for value in values.values()]
-    axes.bar_label(drawn, labels, padding=3)
+def dots(axes, values: dict[str, float], title: str) -> None:
+    """One dot for each; the scale is logarithmic, since there are a thousand times between them."""
+    for name, value in values.items():
+        axes.plot([value], [name], "o", color=color(name), markersize=7)
+        text = f"{value:.3g}" if value < 1_000 else f"{value:,.0f}"
+        place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        axes.annotate(text, (value, name), fontsize=9, **place)
     axes.set_title(title)
     axes.set_xscale("log")
-    axes.margins(x=0.18)
+    axes.margins(x=0.2, y=0.1)
     axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
 
 
 def main() -> int:
@@ -51,8 +51,8 @@ def main() -> int:
             values = {name: it[key] / 2**20 for name, it in run["memory"].items()}
         else:
             values = run["medians"][key]
-        # What is void or too slow has no bar, nor has a difference that is not above nothing.
-        bars(plot, {name: it for name, it in values.items() if it and it > 0 and name != "direct"}, title)
+        # What is void or too slow has no dot, nor has a difference that is not above nothing.
+        dots(plot, {name: it for name, it in values.items() if it and it > 0 and name != "direct"}, title)
     save(figure, folder, "peers")
     return 0
 
