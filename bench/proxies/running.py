@@ -30,7 +30,9 @@ class Process:
             stderr=output,
             env={**kept, **(env or {})},
             cwd=log.parent,
-            start_new_session=True,
+            # A group of its own, so that ^C reaches only who ends them all; but no session, since the
+            # kernel divides the CPU among sessions first, and only then among what runs in them.
+            process_group=0,
             preexec_fn=lambda: LIBC.prctl(PARENT_DEATH, signal.SIGTERM),
         )
         output.close()
