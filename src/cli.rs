@@ -58,6 +58,10 @@ enum Command {
     Healthcheck(healthcheck::Args),
 }
 
+/// Threads for files, names of hosts and the counting of tokens. They take turns, so that each comes to have
+/// all the memory that the work needs; Tokio's own bound is 512.
+const MOST_BLOCKING: usize = 4;
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     refuse_huge_pages();
@@ -107,7 +111,8 @@ fn misused(error: impl Display) -> ExitCode {
 
 /// Runs a command that needs tasks and timers.
 fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    match runtime.max_blocking_threads(MOST_BLOCKING).enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => failed(error),
     }
