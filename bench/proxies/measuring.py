@@ -13,7 +13,8 @@ from proxies.running import PATIENCE, Process
 
 # Seconds of load before each window: pools fill, and what is compiled while it runs is compiled.
 WARMUP = 0.3
-# A window with a failed request is void, and measured again so many times.
+# A window with a failed request is void, and measured again so many times; so is one that did not keep
+# up with its rate, since something else on the machine may have been why.
 AGAIN = 2
 # Seconds of quiet before memory counts as idle, and as what is left afterwards.
 QUIET = 3.0
@@ -140,13 +141,18 @@ def rounds(bench: Path, targets: list[Target], args, work: Path) -> dict:
 
 
 def valid(bench: Path, target: Target, scenario: Scenario, seconds: float, work: Path):
+    """A window without a failure that kept up with its rate, if there is one in all attempts."""
+    sample = None
     for _ in range(1 + AGAIN):
         try:
-            return window(bench, target, scenario, seconds, work)
+            sample = window(bench, target, scenario, seconds, work)
         except Void as why:
             note("")
             print(f"void: {scenario.key}, {target.name}: {why}", file=sys.stderr)
-    return None
+            continue
+        if sample.get("kept up", True):
+            break
+    return sample
 
 
 def note(text: str) -> None:

@@ -244,6 +244,8 @@ def litellm(place: Place) -> Peer:
     # JSON is YAML.
     config.write_text(json.dumps({"model_list": [{"model_name": "bench", "litellm_params": params}]}))
     args = [folder / "bin/litellm", "--config", config, "--host", "127.0.0.1", "--port", port]
+    # It would close a connection that waits five seconds for others to finish; nginx waits as long.
+    args += ["--keepalive_timeout", 75]
     env = {
         "LITELLM_MODE": "PRODUCTION",
         # Nothing is asked for outside of this machine.
