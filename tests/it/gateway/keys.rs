@@ -85,7 +85,8 @@ async fn a_key_is_good_until_its_very_end() {
     loop {
         let (before, (status, code)) = (wall(), ask(&gateway, "planted-short", "m").await);
         match (status, &*code) {
-            (200, "") => good += 1,
+            // A fast machine uses the quota up, which only a key that is good can do.
+            (200, "") | (429, "wait_exceeded") => good += 1,
             (401, "expired_api_key") => {
                 assert!(wall() > end, "it was good still");
                 break;

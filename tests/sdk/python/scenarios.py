@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -313,6 +314,63 @@ class BrokenConfig(Scenario):
         self.path.write_text(self.right)
 
 
+class Certificate(Scenario):
+    """The certificate is replaced by one that is good for `days` more, and by a good one again."""
+
+    days: int
+
+    def config(self) -> dict:
+        self.issue(365)
+        tls = {name: str(self.directory / f"{name}.pem") for name in ("cert", "key")}
+        return {**super().config(), "server": {"tls": tls}}
+
+    def issue(self, days: int) -> None:
+        """Puts a certificate in place that ends so many days from now, or has."""
+        now = datetime.now(UTC)
+        dates = [f"{now + timedelta(days=it):%Y%m%d%H%M%SZ}" for it in (days - 400, days)]
+        place = self.directory / f"authority{days}"
+        place.mkdir(exist_ok=True)
+        (place / "index.txt").write_text("")
+        (place / "authority.cnf").write_text(
+            "[ca]\ndefault_ca = own\n[own]\ndatabase = index.txt\nnew_certs_dir = .\ndefault_md = sha256\n"
+            "policy = any\nrand_serial = yes\nx509_extensions = names\n[any]\ncommonName = supplied\n"
+            "[names]\nsubjectAltName = IP:127.0.0.1\n"
+        )
+        new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem")
+        for command in (
+            ("req", *new, "-subj", "/CN=tidegate", "-out", "asked.pem"),
+            (
+                *("ca", "-batch", "-notext", "-selfsign", "-config", "authority.cnf", "-keyfile", "key.pem"),
+                *("-startdate", dates[0], "-enddate", dates[1], "-in", "asked.pem", "-out", "cert.pem"),
+            ),
+        ):
+            made = subprocess.run(["openssl", *command], cwd=place, capture_output=True, text=True)
+            assert made.returncode == 0, made.stderr
+        # Whoever looks meanwhile finds two that do not belong together, and looks again.
+        for name in ("key.pem", "cert.pem"):
+            (place / name).replace(self.directory / name)
+
+    def push(self) -> None:
+        self.issue(self.days)
+
+    def release(self) -> None:
+        self.issue(364)
+
+
+class OldCertificate(Certificate):
+    """Nobody has replaced a certificate that ends in two days."""
+
+    alerts = ("TidegateCertificateExpiring",)
+    days = 2
+
+
+class ExpiredCertificate(Certificate):
+    """Nobody has replaced one that ended two days ago."""
+
+    alerts = ("TidegateCertificateExpired",)
+    days = -2
+
+
 class LockedStore(Scenario):
     """Something else has the database, so that nothing can be written to it."""
 
@@ -440,6 +498,8 @@ SCENARIOS = (
     FailingUpstream,
     FailingBatches,
     BrokenConfig,
+    OldCertificate,
+    ExpiredCertificate,
     LockedStore,
     LostServer,
     HungGateway,
