@@ -22,6 +22,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 /// A gateway that makes an LLM quota behave like a queue instead of a cliff.
@@ -111,7 +112,15 @@ fn misused(error: impl Display) -> ExitCode {
 
 /// Runs a command that needs tasks and timers.
 fn block_on(work: impl Future<Output = ExitCode>) -> ExitCode {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    run_on(Builder::new_multi_thread(), work)
+}
+
+/// The same for one whose tasks have little to do.
+fn block_on_one_thread(work: impl Future<Output = ExitCode>) -> ExitCode {
+    run_on(Builder::new_current_thread(), work)
+}
+
+fn run_on(mut runtime: Builder, work: impl Future<Output = ExitCode>) -> ExitCode {
     match runtime.max_blocking_threads(MOST_BLOCKING).enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
         Err(error) => failed(error),

@@ -7,15 +7,16 @@
 //! the answer says it used settles the hold. It has one outcome, counted once in [`metrics`].
 //!
 //! Modules, lowest layer first; each imports only what stands before it:
-//! [`time`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`], [`store`],
-//! [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`plan`], [`load`],
-//! [`top`], [`cli`].
+//! [`time`], [`cores`], [`limit`], [`usage`], [`identity`], [`admission`], [`metrics`], [`config`],
+//! [`store`], [`telemetry`], [`proxy`], [`batch`], [`admin`], [`server`], [`simulator`], [`plan`],
+//! [`load`], [`top`], [`cli`].
 
 pub mod admin;
 pub mod admission;
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod cores;
 pub mod identity;
 pub mod limit;
 pub mod load;

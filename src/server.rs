@@ -38,6 +38,7 @@ use self::tls::Encryption;
 use crate::admin;
 use crate::batch::{self, Batches};
 use crate::config::{Config, Origin};
+use crate::cores::Cores;
 use crate::metrics::Metrics;
 use crate::proxy::{self, Current, Gateway};
 use crate::store::local::Running;
@@ -69,6 +70,8 @@ pub struct Server {
     before: Option<(Before, Arc<Heirs>)>,
     /// Where another process can take over from this one.
     offer: Option<Offer>,
+    /// The threads that callers are served on, if not wherever they are accepted.
+    cores: Option<Cores>,
 }
 
 /// How a run ended.
@@ -191,7 +194,15 @@ impl Server {
             encryption,
             before,
             offer,
+            cores: None,
         })
+    }
+
+    /// The same, with its callers served on these threads, each with all that belongs to it on one.
+    #[must_use]
+    pub fn on(mut self, cores: Cores) -> Self {
+        self.cores = Some(cores);
+        self
     }
 
     /// The address of the API.
@@ -249,6 +260,7 @@ impl Server {
         let most = usize::try_from(server.max_connections.get()).unwrap_or(usize::MAX);
         let metrics = Some(Arc::clone(gateway.metrics()));
         let mut callers = Connections::new(most, server.max_connections_per_ip.get(), metrics);
+        callers.cores.clone_from(&self.cores);
         callers.doorway = self.encryption.as_ref().map(Encryption::api);
         let mut operators = Connections::new(ADMIN_CONNECTIONS, u32::MAX, None);
         operators.doorway = self.encryption.as_ref().and_then(Encryption::admin);

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::Flags;
-use super::{block_on, failed, misused, on_signals, raise_descriptor_limit, say};
+use super::{block_on_one_thread, failed, misused, on_signals, raise_descriptor_limit, say};
 use crate::config::{Config, Origin};
+use crate::cores::{self, Cores};
 use crate::server::{self, Ended, Reloader, Server, Sockets};
 use crate::telemetry;
 
@@ -38,7 +39,8 @@ pub(super) fn run(args: &Args) -> ExitCode {
         Err(problems) => return misused(problems),
     };
     match Sockets::from_environment() {
-        Ok(sockets) => block_on(serve(config, origin, sockets, args.take_over)),
+        // Callers are served on threads of their own, and all else is little.
+        Ok(sockets) => block_on_one_thread(serve(config, origin, sockets, args.take_over)),
         Err(problem) => failed(format_args!("LISTEN_FDS: {problem}")),
     }
 }
@@ -46,6 +48,10 @@ pub(super) fn run(args: &Args) -> ExitCode {
 async fn serve(config: Config, origin: Origin, sockets: Sockets, take_over: bool) -> ExitCode {
     let logging = match telemetry::start(&config.log) {
         Ok(logging) => logging,
+        Err(error) => return failed(error),
+    };
+    let cores = match Cores::start(cores::count()) {
+        Ok(cores) => cores,
         Err(error) => return failed(error),
     };
     raise_descriptor_limit();
@@ -68,7 +74,7 @@ async fn serve(config: Config, origin: Origin, sockets: Sockets, take_over: bool
         None => Server::bind_on(config, sockets),
     };
     let server = match server {
-        Ok(server) => server,
+        Ok(server) => server.on(cores),
         Err(error) => return failed(error),
     };
     let (stop, abort) = match on_signals() {

@@ -10,7 +10,7 @@ mod connect;
 mod failure;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,10 +28,13 @@ use tokio::time::Instant;
 
 use self::connect::{Timed, Trace};
 pub(super) use self::failure::Failure;
-use crate::config;
+use crate::{config, cores};
 
 type Connector = Timed<HttpsConnector<HttpConnector>>;
 type Pooled = Client<Connector, Full<Bytes>>;
+
+/// Pools of connections; whoever has more cores has machines of another kind.
+const MOST_POOLS: usize = 64;
 
 /// TCP keep-alive finds peers that vanished without a word.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -47,9 +50,30 @@ pub(super) struct Upstream {
     authority: Authority,
     authorization: Option<HeaderValue>,
     head_timeout: Duration,
-    pooled: Pooled,
-    /// Keeps no connection: every request gets a new one.
-    fresh: Pooled,
+    make: Make,
+    /// A pool of connections for each core, made when it is used: whoever waits for an answer is on the
+    /// same thread as whoever reads it. With more cores than this some share one.
+    pooled: Arc<[OnceLock<Pooled>; MOST_POOLS]>,
+}
+
+/// What clients are made of.
+#[derive(Clone, Debug)]
+struct Make {
+    connector: Connector,
+    idle_timeout: Duration,
+}
+
+impl Make {
+    /// A client that keeps so many idle connections.
+    fn client(&self, idle: usize) -> Pooled {
+        Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(self.idle_timeout)
+            .pool_max_idle_per_host(idle)
+            .http2_adaptive_window(true)
+            .build(self.connector.clone())
+    }
 }
 
 /// A request as it is sent, and sent again.
@@ -91,24 +115,21 @@ impl Upstream {
         };
         let https = https.https_or_http().enable_http1().enable_http2().wrap_connector(http);
         let connector = Timed::new(https, config.connect_timeout);
-        let client = |idle: usize| {
-            Client::builder(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(config.pool_idle_timeout)
-                .pool_max_idle_per_host(idle)
-                .http2_adaptive_window(true)
-                .build(connector.clone())
-        };
+        let make = Make { connector, idle_timeout: config.pool_idle_timeout };
         let uri = config.base_url.clone().into_parts();
         Ok(Self {
             scheme: uri.scheme.unwrap_or(Scheme::HTTPS),
             authority: uri.authority.ok_or_else(|| io::Error::other("the upstream has no host"))?,
             authorization,
             head_timeout: config.head_timeout,
-            pooled: client(usize::MAX),
-            fresh: client(0),
+            make,
+            pooled: Arc::new([const { OnceLock::new() }; MOST_POOLS]),
         })
+    }
+
+    /// The connections of the core that this thread is of.
+    fn pool(&self) -> &Pooled {
+        self.pooled[cores::here() % MOST_POOLS].get_or_init(|| self.make.client(usize::MAX))
     }
 
     /// The gateway's own credential, if it has one.
@@ -141,7 +162,9 @@ impl Upstream {
             request.headers_mut().insert("traceparent", traceparent);
         }
         let started = Instant::now();
-        let client = if fresh { &self.fresh } else { &self.pooled };
+        // One that keeps no connection gives every request a new one; it is rarely needed.
+        let unpooled = fresh.then(|| self.make.client(0));
+        let client = unpooled.as_ref().unwrap_or_else(|| self.pool());
         match tokio::time::timeout(self.head_timeout, client.request(request)).await {
             Err(_) => Err(Failure::Timeout),
             Ok(Ok(response)) => {

@@ -17,6 +17,7 @@ use super::connection::{App, Fresh, Http, serve};
 use super::peers::{Guest, Peers};
 use super::room::{Place, Room};
 use super::tls::Doorway;
+use crate::cores::{Cores, Seat};
 use crate::metrics::Metrics;
 
 /// The pause after a failed accept.
@@ -31,13 +32,23 @@ pub(super) struct Connections {
     pub(super) tasks: TaskTracker,
     /// Who encrypts them, if they are encrypted.
     pub(super) doorway: Option<Doorway>,
+    /// Where they are served, if not where they are accepted.
+    pub(super) cores: Option<Cores>,
+}
+
+/// A connection, before it is anybody's.
+enum Arrived {
+    /// It is served where it was accepted.
+    Here(TcpStream),
+    /// It is served at this seat.
+    There(std::net::TcpStream, Seat),
 }
 
 impl Connections {
     /// At most so many, and so many from one address.
     pub(super) fn new(most: usize, each: u32, metrics: Option<Arc<Metrics>>) -> Self {
         let (room, peers) = (Room::new(most), Peers::new(each));
-        Self { room, peers, metrics, tasks: TaskTracker::new(), doorway: None }
+        Self { room, peers, metrics, tasks: TaskTracker::new(), doorway: None, cores: None }
     }
 
     /// Accepts connections until told to stop; where there is no room, one at a time waits for it, and the
@@ -96,23 +107,43 @@ impl Connections {
     }
 
     fn begin(&self, stream: TcpStream, app: impl App, http: Http, (place, guest): (Place, Guest)) {
+        let seat = self.cores.as_ref().and_then(Cores::seat);
+        let runtime = seat.as_ref().map(|seat| seat.runtime().clone());
+        let arrived = match seat {
+            None => Arrived::Here(stream),
+            Some(seat) => match stream.into_std() {
+                Ok(stream) => Arrived::There(stream, seat),
+                Err(error) => return tracing::debug!(%error, "connection not passed on"),
+            },
+        };
         // Before it is a task of its own: whoever counts sees it from now on.
         let fresh = Fresh::new(&http);
-        let serving = self.clone().serve(stream, app, (http, fresh), place);
-        self.tasks.spawn(async move {
+        let serving = self.clone().serve(arrived, app, (http, fresh), place);
+        let serving = async move {
             serving.await;
             drop(guest);
-        });
+        };
+        match runtime {
+            None => self.tasks.spawn(serving),
+            Some(runtime) => self.tasks.spawn_on(serving, &runtime),
+        };
     }
 
     /// Serves one to its end, or until its place is needed.
     async fn serve(
         self,
-        stream: TcpStream,
+        arrived: Arrived,
         app: impl App,
         (http, fresh): (Http, Fresh),
         place: Place,
     ) {
+        let (stream, _seat) = match arrived {
+            Arrived::Here(stream) => (stream, None),
+            Arrived::There(stream, seat) => match TcpStream::from_std(stream) {
+                Ok(stream) => (stream, Some(seat)),
+                Err(error) => return tracing::warn!(%error, "no connection served"),
+            },
+        };
         if let Some(metrics) = &self.metrics {
             metrics.connections_total.inc();
             metrics.connections.inc();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first: a module may import itself and what stands before it, its neighbours excepted.
 const LAYERS: &[&[&str]] = &[
-    &["time"],
+    &["time", "cores"],
     &["limit"],
     &["usage", "identity"],
     &["admission"],
