@@ -123,7 +123,7 @@ pub(super) struct Metered {
 
 /// What has to be done, once, when the answer ends.
 struct Ending {
-    passage: Passage,
+    passage: Box<Passage>,
     record: Arc<Record>,
 }
 
@@ -134,7 +134,7 @@ impl Metered {
         headers: &HeaderMap,
         idle: Duration,
         sent_at: Instant,
-        passage: Passage,
+        passage: Box<Passage>,
         record: Arc<Record>,
     ) -> Self {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -192,7 +192,7 @@ impl Metered {
     }
 
     fn end(&mut self, broken: Option<Outcome>) {
-        let Some(Ending { passage, record }) = self.ending.take() else { return };
+        let Some(Ending { mut passage, record }) = self.ending.take() else { return };
         self.meter.finish();
         let mut seen = self.meter.seen();
         seen.usage = seen.usage.filter(|usage| usage.total.max(usage.prompt) <= BELIEVABLE);

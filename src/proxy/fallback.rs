@@ -132,7 +132,7 @@ impl Forward {
     pub(super) async fn wait_anywhere(
         &mut self,
         turn: &mut Turn,
-    ) -> Option<Result<Passage, Turned>> {
+    ) -> Option<Result<Box<Passage>, Turned>> {
         if self.choices.is_none() || self.begun || turn.wait.is_over() {
             return self.wait(&mut turn.wait).await;
         }

@@ -24,7 +24,6 @@ use crate::proxy::body::{Broken, Metered, Passed};
 use crate::proxy::error::ProxyError;
 use crate::proxy::fallback::Choices;
 use crate::proxy::headers;
-use crate::proxy::health::WELL;
 use crate::proxy::peek::{Seen, peek};
 use crate::proxy::pump::pump;
 use crate::proxy::read::Share;
@@ -66,7 +65,7 @@ pub(super) struct Forward {
 /// An attempt that gave no answer to hand over. It still holds its admissions: what becomes of that
 /// depends on whether the request is sent again.
 pub(super) struct Miss {
-    pub(super) passage: Passage,
+    pub(super) passage: Box<Passage>,
     /// What the caller gets if this was the last word.
     pub(super) answer: Result<Response, ProxyError>,
     /// What became of the request at the upstream.
@@ -150,7 +149,7 @@ impl Forward {
     }
 
     /// Waits for admission; `None` if the caller has to be told first.
-    pub(super) async fn wait(&self, wait: &mut Wait) -> Option<Result<Passage, Turned>> {
+    pub(super) async fn wait(&self, wait: &mut Wait) -> Option<Result<Box<Passage>, Turned>> {
         let waits = !wait.is_over();
         self.unless_told(waits, self.pass(wait)).await
     }
@@ -219,7 +218,7 @@ impl Forward {
     }
 
     /// Sends the request once.
-    async fn attempt(&self, mut passage: Passage, fresh: bool) -> Result<Response, Miss> {
+    async fn attempt(&self, mut passage: Box<Passage>, fresh: bool) -> Result<Response, Miss> {
         let (record, upstream) = (&self.record, self.upstream());
         passage.sent();
         let sent_at = Instant::now();
@@ -248,7 +247,7 @@ impl Forward {
     async fn judge(
         &self,
         answer: http::Response<Incoming>,
-        mut passage: Passage,
+        mut passage: Box<Passage>,
         sent_at: Instant,
     ) -> Result<Response, Miss> {
         let (mut head, body) = answer.into_parts();
@@ -259,11 +258,7 @@ impl Forward {
             return Err(Miss::without_answer(passage, ProxyError::Upgrade, true, None));
         }
         if head.status.is_success() {
-            passage.charged();
-            let admitted = &mut passage.account;
-            self.report(admitted, WELL);
-            admitted.pool().recent().succeeded(admitted.pool().now());
-            if let Some((least, most)) = admitted.observe(Readings::of(&head.headers).iter()) {
+            if let Some((least, most)) = self.answered(&mut passage, &head.headers) {
                 self.ask.learn_reserved(least, most);
             }
             let idle = self.gateway.config.upstream.idle_timeout;
@@ -353,7 +348,7 @@ impl Forward {
 
 impl Miss {
     const fn without_answer(
-        passage: Passage,
+        passage: Box<Passage>,
         error: ProxyError,
         charged: bool,
         retry: Option<RetryReason>,

@@ -4,16 +4,18 @@
 use std::error::Error as StdError;
 use std::io;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::admission::circuit::Change;
-use crate::admission::{Admitted, Report, Said};
+use crate::admission::{Admitted, News, Report, Said};
 use crate::metrics::{CircuitState, Rejection};
 use crate::proxy::forward::Forward;
+use crate::proxy::readings::Readings;
+use crate::proxy::tenant::Passage;
 use crate::proxy::upstream::Failure;
 
 /// It was answered well.
-pub(super) const WELL: Report = Report { said: Said::Well, overload: false };
+const WELL: Report = Report { said: Said::Well, overload: false };
 
 impl Forward {
     /// Counts it if it goes to find out whether the upstream is back.
@@ -59,9 +61,29 @@ impl Forward {
         self.report(admitted, Report { said, overload });
     }
 
+    /// The head of a good answer arrived, with these headers; returns how many tokens the upstream has
+    /// reserved for the request, at least and at most, where that can be told.
+    pub(super) fn answered(
+        &self,
+        passage: &mut Passage,
+        headers: &HeaderMap,
+    ) -> Option<(u64, u64)> {
+        passage.tenant_charged();
+        let (admitted, readings) = (&mut passage.account, Readings::of(headers));
+        let (reserved, news) = admitted.answered(WELL, fastrand::u16(..), readings.iter());
+        self.tell(admitted, news);
+        admitted.pool().recent().succeeded(admitted.pool().now());
+        reserved
+    }
+
     /// Says what has been seen of the upstream.
-    pub(super) fn report(&self, admitted: &mut Admitted, report: Report) {
+    fn report(&self, admitted: &mut Admitted, report: Report) {
         let news = admitted.report(report, fastrand::u16(..));
+        self.tell(admitted, news);
+    }
+
+    /// Counts and logs what a report has changed.
+    fn tell(&self, admitted: &Admitted, news: News) {
         let (pool, metrics) = (self.ask.subject.pool, &self.gateway.metrics.upstream);
         if news.cut {
             metrics.concurrency_cuts.inc();

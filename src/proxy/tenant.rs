@@ -138,6 +138,11 @@ impl Turned {
 }
 
 impl Passage {
+    /// Boxed: it is handed on a dozen times.
+    pub(super) fn new(account: Admitted, tenant: Option<TenantHold>) -> Box<Self> {
+        Box::new(Self { account, tenant })
+    }
+
     /// Tokens and requests held of the account's quota.
     pub(super) const fn cost(&self) -> Cost {
         self.account.cost()
@@ -158,21 +163,19 @@ impl Passage {
         }
     }
 
-    /// The head of an answer arrived: it has been charged by now.
-    pub(super) fn charged(&mut self) {
-        self.account.charged();
+    /// The head of an answer arrived: it has been charged by now; what the account's quota makes of it is
+    /// told to that by itself.
+    pub(super) fn tenant_charged(&mut self) {
         if let Some(TenantHold { admitted: Some(admitted), .. }) = &mut self.tenant {
             admitted.charged();
         }
     }
 
     /// The answer has ended.
-    pub(super) fn settle(self, spent: Spent) {
-        self.account.settle(spent);
-        if let Some(mut hold) = self.tenant
-            && let Some(admitted) = hold.admitted.take()
-        {
-            admitted.settle(spent);
+    pub(super) fn settle(&mut self, spent: Spent) {
+        self.account.settle_here(spent);
+        if let Some(TenantHold { admitted: Some(admitted), .. }) = &mut self.tenant {
+            admitted.settle_here(spent);
         }
     }
 

@@ -17,10 +17,9 @@ use crate::proxy::tenant::{Passage, TenantHold, Turned};
 use crate::time::Timestamp;
 
 /// A wait for admission that can be moved, and gone on with elsewhere.
-#[expect(clippy::large_enum_variant, reason = "a box would cost every request an allocation")]
 pub(super) enum Wait {
     /// It is over: admitted at once.
-    Over(Option<Passage>),
+    Over(Option<Box<Passage>>),
     /// In its tenant's own line, and expected in the account's.
     Gate(Waiting, Option<Coming>),
     /// In the account's line, with what it holds of its tenant's quota.
@@ -65,7 +64,7 @@ impl Wait {
     /// That of a request which has asked its account, with what it holds of its tenant's quota.
     pub(super) fn of(asked: Asked, tenant: Option<TenantHold>) -> Self {
         match asked {
-            Asked::Go(account) => Self::Over(Some(Passage { account, tenant })),
+            Asked::Go(account) => Self::Over(Some(Passage::new(account, tenant))),
             Asked::Wait(waiting) => Self::Line(waiting, tenant),
         }
     }
@@ -146,7 +145,7 @@ impl Forward {
     }
 
     /// Waits in the lines that are left. Dropping the future leaves the wait where it is.
-    pub(super) async fn pass(&self, wait: &mut Wait) -> Result<Passage, Turned> {
+    pub(super) async fn pass(&self, wait: &mut Wait) -> Result<Box<Passage>, Turned> {
         self.pass_gate(wait).await?;
         let admitted = match wait {
             Wait::Over(passage) => {
@@ -159,7 +158,7 @@ impl Forward {
         };
         let tenant = wait.take_hold();
         match admitted {
-            Ok(account) => Ok(Passage { account, tenant }),
+            Ok(account) => Ok(Passage::new(account, tenant)),
             Err(refused) => Err(Turned::by_account(refused, tenant)),
         }
     }
@@ -211,13 +210,13 @@ impl Forward {
     /// tenant's.
     pub(super) fn again(
         &self,
-        passage: Passage,
+        passage: Box<Passage>,
         rejection: Rejection,
         reason: RetryReason,
         delay: Duration,
     ) -> Wait {
         let (pool, request) = (Arc::clone(&self.ask.pool.pool), self.ask.request);
-        let Passage { account, mut tenant } = passage;
+        let Passage { account, mut tenant } = *passage;
         if let Some(hold) = &mut tenant {
             hold.missed(rejection);
         }

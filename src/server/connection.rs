@@ -2,12 +2,15 @@
 
 mod again;
 mod patient;
+mod rarely;
 mod watch;
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -22,6 +25,7 @@ use tower::Service as TowerService;
 
 use self::again::Again;
 use self::patient::Patient;
+use self::rarely::Rarely;
 use self::watch::{Peer, Watched};
 use super::room::Occupant;
 
@@ -120,18 +124,38 @@ pub(super) async fn serve<S: Stream, A: App>(
     let service = Watched::new(app, Arc::clone(&peer), occupant);
     let connection = pin!(builder.serve_connection(io, service));
     let mut connection = Again::new(connection);
+    let shut = AtomicBool::new(false);
+    let guarding = pin!(guard(&peer, &http, &shut));
+    let mut guard = Rarely::new(guarding);
+    poll_fn(|context| {
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(context) {
+                if let Err(error) = result {
+                    tracing::debug!(error, "connection ended");
+                }
+                return Poll::Ready(());
+            }
+            if Pin::new(&mut guard).poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            if !shut.swap(false, Ordering::Relaxed) {
+                return Poll::Pending;
+            }
+            connection.inner().as_mut().graceful_shutdown();
+        }
+    })
+    .await;
+}
+
+/// Sees to it that a connection ends when it has to: asks for it by `shut` where what is running may be
+/// finished, and returns where it is to be cut.
+async fn guard(peer: &Peer, http: &Http, shut: &AtomicBool) {
     // hyper limits the time for a head once it knows that the protocol is HTTP/1, and not before.
     let mut look = pin!(sleep_until(Instant::now() + http.header_timeout));
     let (mut rested, mut stopping, mut stopped, mut closing) = (None, false, false, false);
     let mut last_call = pin!(sleep_until(Instant::now() + http.header_timeout));
     loop {
         tokio::select! {
-            result = &mut connection => {
-                if let Err(error) = result {
-                    tracing::debug!(error, "connection ended");
-                }
-                return;
-            }
             () = look.as_mut() => {
                 if !peer.has_begun() || closing {
                     return;
@@ -140,7 +164,7 @@ pub(super) async fn serve<S: Stream, A: App>(
                 // An idle connection over HTTP/1 is hyper's to close, a stuck one its socket's.
                 if peer.multiplexes() && rested.is_some() && rested == before {
                     closing = true;
-                    connection.inner().as_mut().graceful_shutdown();
+                    shut.store(true, Ordering::Relaxed);
                 }
                 look.as_mut().reset(Instant::now() + http.header_timeout);
             }
@@ -158,7 +182,7 @@ pub(super) async fn serve<S: Stream, A: App>(
                 if !peer.has_begun() {
                     return;
                 }
-                connection.inner().as_mut().graceful_shutdown();
+                shut.store(true, Ordering::Relaxed);
             }
             // Nothing is aborted that was not asked to stop before.
             () = http.abort.cancelled(), if stopping => return,

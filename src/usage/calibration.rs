@@ -34,6 +34,13 @@ const ENOUGH: u64 = 8;
 /// normal distribution one request in three million is above; theirs has a longer tail.
 const MARGIN: f64 = 5.0;
 
+/// Answers after which what follows from them is worked out only now and then: one more says little that
+/// is new, and working it out is most of what an answer's lesson costs.
+const OFTEN_UNTIL: u64 = 128;
+
+/// Answers from one time to the next, then.
+const SELDOM: u64 = 8;
+
 /// What the past is worth after an answer above the bound.
 const AFTER_MISS: f64 = 0.5;
 
@@ -121,11 +128,11 @@ impl Calibration {
     /// what the caller's answers have in the middle.
     #[must_use]
     pub fn fair(&self, rule: &EstimateRule, demand: &Demand) -> u64 {
-        let likely = self.kindred(demand).and_then(|it| it.text.bound(&features(demand), 1.0));
+        let likely = self.kindred(demand).and_then(|it| it.text.likely(&features(demand)));
         let prompt = likely.map_or_else(
             // Before anything is known: as if text were prose.
             || rule.least(demand).prompt.saturating_add(fixed(rule, &demand.prompt)),
-            |bound| bound.likely.saturating_add(fixed(rule, &demand.prompt)),
+            |tokens| tokens.saturating_add(fixed(rule, &demand.prompt)),
         );
         let reserved = rule.estimate(demand).output;
         let output = self.lengths.median().map_or(reserved, |tokens| {
@@ -184,8 +191,6 @@ impl Calibration {
 /// What a rule says of a prompt's text.
 #[derive(Clone, Copy)]
 struct Bound {
-    /// The most likely number.
-    likely: u64,
     /// The most if the rule were right, so that only chance remains.
     sure: u64,
     /// The most, with all that the rule does not know.
@@ -205,11 +210,12 @@ impl<const N: usize> Learned<N> {
         let expected = self.rule.predict(features);
         let (factor, chance) = (self.noise.factor(assumed), noise::variance(expected.mean));
         let above = |variance: f64| whole(expected.mean + MARGIN * (factor * variance).sqrt());
-        Some(Bound {
-            likely: whole(expected.mean),
-            sure: above(chance),
-            most: above(chance + expected.variance),
-        })
+        Some(Bound { sure: above(chance), most: above(chance + expected.variance) })
+    }
+
+    /// The most likely number, once it has seen enough.
+    fn likely(&self, features: &[f64; N]) -> Option<u64> {
+        (self.seen >= ENOUGH).then(|| whole(self.rule.mean(features)))
     }
 
     /// Learns what a prompt really had; returns the square of how unexpected that was.
@@ -224,8 +230,11 @@ impl<const N: usize> Learned<N> {
             self.rule.forget(AFTER_MISS);
         }
         self.noise.learn(square);
-        self.rule.learn(features, tokens, noise::variance(expected.mean.max(tokens)));
+        self.rule.fold(features, tokens, noise::variance(expected.mean.max(tokens)));
         self.seen = self.seen.saturating_add(1);
+        if self.seen < OFTEN_UNTIL || self.seen.is_multiple_of(SELDOM) {
+            self.rule.solve();
+        }
         square
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //!
-//! - Memory is fixed: the last [`KEPT`] lengths and two quantiles of them.
+//! - Memory is fixed: the last [`KEPT`] lengths, in the order in which they came and by size.
 //! - An answer that a limit ended counts as twice as long: how long it would have been is not
 //!   known, and quantiles of cut answers would never grow again.
 
@@ -23,8 +23,9 @@ const FOR_MEDIAN: usize = 8;
 pub(super) struct Lengths {
     last: Vec<u32>,
     next: usize,
-    median: u32,
-    p99: u32,
+    /// The same in order. Not saved: it is made again from those.
+    #[serde(skip)]
+    sorted: Vec<u32>,
 }
 
 impl Lengths {
@@ -37,37 +38,42 @@ impl Lengths {
     pub(super) fn learn(&mut self, tokens: u64, cut: bool) {
         let tokens = if cut { tokens.saturating_mul(2) } else { tokens };
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        self.sort();
         if self.last.len() < KEPT {
             self.last.push(tokens);
         } else if let Some(oldest) = self.last.get_mut(self.next) {
+            let at = self.sorted.partition_point(|it| it < oldest);
+            self.sorted.remove(at.min(KEPT - 1));
             *oldest = tokens;
         }
         self.next = (self.next + 1) % KEPT;
-        // On the stack: this is done for every answer.
-        let mut sorted = [0; KEPT];
-        if let Some(sorted) = sorted.get_mut(..self.last.len()) {
-            sorted.copy_from_slice(&self.last);
-            sorted.sort_unstable();
-            self.median = quantile(sorted, 50);
-            self.p99 = quantile(sorted, 99);
+        let at = self.sorted.partition_point(|it| *it < tokens);
+        self.sorted.insert(at, tokens);
+    }
+
+    /// Puts in order what was loaded.
+    fn sort(&mut self) {
+        if self.sorted.len() != self.last.len() {
+            self.sorted.clone_from(&self.last);
+            self.sorted.sort_unstable();
         }
+    }
+
+    /// The smallest length that at least `percent` of the last answers do not exceed.
+    fn quantile(&self, percent: usize) -> Option<u64> {
+        let rank = (self.sorted.len() * percent).div_ceil(100);
+        self.sorted.get(rank.saturating_sub(1)).copied().map(u64::from)
     }
 
     /// The length that half of the answers stay within, once a few have been seen.
     pub(super) fn median(&self) -> Option<u64> {
-        (self.last.len() >= FOR_MEDIAN).then_some(u64::from(self.median))
+        if self.last.len() < FOR_MEDIAN { None } else { self.quantile(50) }
     }
 
     /// The length that 99 of a hundred answers stay within, once a hundred have been seen.
     pub(super) fn p99(&self) -> Option<u64> {
-        (self.last.len() >= FOR_P99).then_some(u64::from(self.p99))
+        if self.last.len() < FOR_P99 { None } else { self.quantile(99) }
     }
-}
-
-/// The smallest value that at least `percent` of `sorted` do not exceed.
-fn quantile(sorted: &[u32], percent: usize) -> u32 {
-    let rank = (sorted.len() * percent).div_ceil(100);
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
 }
 
 #[cfg(test)]

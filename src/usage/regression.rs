@@ -82,6 +82,11 @@ impl<const N: usize> Regression<N> {
         finite.then_some(rule)
     }
 
+    /// The most likely value for `features`.
+    pub(super) fn mean(&self, features: &[f64; N]) -> f64 {
+        dot(features, &self.weights)
+    }
+
     /// What the rule says of `features`.
     pub(super) fn predict(&self, features: &[f64; N]) -> Prediction {
         let mean = dot(features, &self.weights);
@@ -89,8 +94,9 @@ impl<const N: usize> Regression<N> {
         Prediction { mean, variance: dot(&solved, &solved) }
     }
 
-    /// Learns that `features` had this value, give or take `variance`.
-    pub(super) fn learn(&mut self, features: &[f64; N], value: f64, variance: f64) {
+    /// Learns that `features` had this value, give or take `variance`; what the rule says changes with
+    /// [`Self::solve`], which takes several times as long.
+    pub(super) fn fold(&mut self, features: &[f64; N], value: f64, variance: f64) {
         if !(value.is_finite() && variance.is_finite() && variance > 0.0)
             || features.iter().any(|feature| !feature.is_finite())
         {
@@ -100,12 +106,15 @@ impl<const N: usize> Regression<N> {
             features.iter().zip(self.prior).map(|(feature, belief)| feature * belief.mean).sum();
         self.fade(KEEP);
         for row in 0..N {
-            for column in 0..=row {
-                self.precision[row][column] += features[row] * features[column] / variance;
+            let share = features[row] / variance;
+            if share == 0.0 {
+                continue;
             }
-            self.shift[row] += features[row] * (value - expected) / variance;
+            for column in 0..=row {
+                self.precision[row][column] += share * features[column];
+            }
+            self.shift[row] += share * (value - expected);
         }
-        self.solve();
     }
 
     /// Takes all that was learned for worth so much of what it was, from 0 to 1.
@@ -122,7 +131,8 @@ impl<const N: usize> Regression<N> {
         }
     }
 
-    fn solve(&mut self) {
+    /// Says from now on what follows from all that was learned.
+    pub(super) fn solve(&mut self) {
         self.factorise();
         let moved = self.backward(&self.forward(&self.shift));
         for (at, weight) in self.weights.iter_mut().enumerate() {
@@ -152,7 +162,8 @@ impl<const N: usize> Regression<N> {
     fn forward(&self, right: &[f64; N]) -> [f64; N] {
         let mut solved = [0.0; N];
         for row in 0..N {
-            let known = dot(&self.factor[row], &solved);
+            let done = self.factor[row].iter().zip(&solved).take(row);
+            let known: f64 = done.map(|(one, other)| one * other).sum();
             solved[row] = (right[row] - known) / self.factor[row][row];
         }
         solved
@@ -186,12 +197,22 @@ mod tests {
         Belief { mean: 0.0, spread: 3.0 },
     ];
 
+    fn learn(rule: &mut Regression<3>, features: &[f64; 3], value: f64, variance: f64) {
+        rule.fold(features, value, variance);
+        rule.solve();
+    }
+
     #[test]
     fn what_was_never_seen_stays_as_unsure_as_the_prior() {
         let mut rule = Regression::new(&PRIOR);
         let before = rule.predict(&[0.0, 0.0, 1.0]);
         for step in 1..2_000 {
-            rule.learn(&[f64::from(step % 7), 1.0, 0.0], f64::from(step % 7) * 3.0 + 2.0, 0.01);
+            learn(
+                &mut rule,
+                &[f64::from(step % 7), 1.0, 0.0],
+                f64::from(step % 7) * 3.0 + 2.0,
+                0.01,
+            );
         }
         let unseen = rule.predict(&[0.0, 0.0, 1.0]);
         assert!((unseen.mean - before.mean).abs() < 1e-6 && (unseen.variance - 9.0).abs() < 1e-6);
@@ -205,7 +226,7 @@ mod tests {
         for (slope, times) in [(3.0, 500), (2.0, 8_000)] {
             for step in 0..times {
                 let feature = f64::from(1 + step % 5);
-                rule.learn(&[feature, 0.0, 0.0], feature * slope, 0.1);
+                learn(&mut rule, &[feature, 0.0, 0.0], feature * slope, 0.1);
             }
             assert!((rule.predict(&[1.0, 0.0, 0.0]).mean - slope).abs() < 0.01);
         }
@@ -220,13 +241,13 @@ mod tests {
         ) {
             let mut rule = Regression::new(&PRIOR);
             for (features, value, variance) in &examples {
-                rule.learn(features, *value, *variance);
+                learn(&mut rule, features, *value, *variance);
                 let after = rule.predict(features);
                 prop_assert!(after.mean.is_finite() && after.variance.is_finite());
                 prop_assert!(after.variance <= variance * 1.01 + 1e-9);
             }
-            rule.learn(&[f64::NAN, 0.0, 0.0], 1.0, 1.0);
-            rule.learn(&[1.0, 0.0, 0.0], f64::INFINITY, 1.0);
+            learn(&mut rule, &[f64::NAN, 0.0, 0.0], 1.0, 1.0);
+            learn(&mut rule, &[1.0, 0.0, 0.0], f64::INFINITY, 1.0);
             prop_assert!(rule.predict(&[1.0, 1.0, 1.0]).mean.is_finite());
         }
     }

@@ -104,6 +104,11 @@ impl Admitted {
     /// The answer has ended: replaces the hold by what was used, once the upstream has had time to
     /// do the same.
     pub fn settle(mut self, spent: Spent) {
+        self.settle_here(spent);
+    }
+
+    /// [`Self::settle`], for whoever cannot part with it; nothing more comes of it.
+    pub fn settle_here(&mut self, spent: Spent) {
         self.end(Spend::Spent(spent));
     }
 

@@ -13,6 +13,7 @@ use super::grant::Grant;
 use super::state::{Answer, State};
 use super::{Pool, Refused};
 use crate::admission::circuit::{Change, Phase};
+use crate::limit::Reading;
 use crate::time::Timestamp;
 
 /// What an attempt says of the upstream.
@@ -119,6 +120,25 @@ impl Admitted {
             self.pool.change(|_, _| ());
         }
         news
+    }
+
+    /// The head of a good answer arrived: [`Self::charged`], [`Self::report`] and [`Self::observe`] in one
+    /// step.
+    pub fn answered<'a>(
+        &mut self,
+        report: Report,
+        chance: u16,
+        readings: impl Iterator<Item = Reading<'a>>,
+    ) -> (Option<(u64, u64)>, News) {
+        let (mut reserved, mut news) = (None, News::default());
+        if let Some(grant) = &mut self.grant {
+            self.pool.change(|state, now| {
+                state.charged(grant, now);
+                (news, _) = state.report(grant, report, chance, now);
+                reserved = state.observe(grant, readings, now);
+            });
+        }
+        (reserved, news)
     }
 
     /// Whether it goes to find out if the upstream is there again.

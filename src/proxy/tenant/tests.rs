@@ -96,7 +96,7 @@ async fn go(way: Way, gate: &Arc<Pool>, account: &Arc<Pool>) -> i64 {
         drop((asked, hold));
         return 0;
     }
-    let mut passage = Passage { account: asked.admitted().await.unwrap(), tenant: Some(hold) };
+    let mut passage = Passage::new(asked.admitted().await.unwrap(), Some(hold));
     tokio::task::yield_now().await;
     let Way::Sent(misses, end) = way else { return 0 };
     let mut owes = false;
@@ -104,14 +104,14 @@ async fn go(way: Way, gate: &Arc<Pool>, account: &Arc<Pool>) -> i64 {
         passage.sent();
         owes |= charged;
         let rejection = Rejection { charged, ..Rejection::default() };
-        let Passage { account: admitted, mut tenant } = passage;
+        let Passage { account: admitted, mut tenant } = *passage;
         let place = admitted.reject(rejection);
         if let Some(hold) = &mut tenant {
             hold.missed(rejection);
         }
         tokio::task::yield_now().await;
         let again = account.readmit(request(account), place).await.unwrap();
-        passage = Passage { account: again, tenant };
+        passage = Passage::new(again, tenant);
     }
     match end {
         End::GaveUp => return if owes { COST } else { 0 },
@@ -123,7 +123,8 @@ async fn go(way: Way, gate: &Arc<Pool>, account: &Arc<Pool>) -> i64 {
             if owes { COST } else { 0 }
         }
         End::Settled(used) => {
-            passage.charged();
+            passage.account.charged();
+            passage.tenant_charged();
             passage.settle(Spent::Exact(Cost::new(1, used)));
             i64::try_from(used).unwrap()
         }

@@ -59,7 +59,7 @@ pub(in crate::store) fn add<'a>(
              ON CONFLICT (at, tenant, model) DO UPDATE SET {sums},
              longest_wait = max(longest_wait, excluded.longest_wait)"
         );
-        adding.push((transaction.prepare(&text)?, seconds));
+        adding.push((transaction.prepare_cached(&text)?, seconds));
     }
     for (at, tenant, model, counts) in rows {
         for (statement, seconds) in &mut adding {

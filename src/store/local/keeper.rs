@@ -143,7 +143,9 @@ impl Keeper {
     /// Commits what waits; whether that went well.
     fn write(&mut self, mark: Mark) -> bool {
         let began = Instant::now();
-        if let Err(problem) = commit(&mut self.local.connection, &self.backlog, &mark) {
+        let Local { connection, journal, .. } = &mut self.local;
+        let known = |key| journal.contains_key(&key);
+        if let Err(problem) = commit(connection, known, &self.backlog, &mark) {
             self.failed(&problem);
             return false;
         }

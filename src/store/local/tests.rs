@@ -37,7 +37,9 @@ fn write(local: &mut Local, batch: Batch, full: bool, quiet: bool) {
     let mut backlog = Backlog::default();
     let stamp = Stamp::new(local.machine.clocks(), batch.now);
     backlog.absorb(batch, full);
-    commit(&mut local.connection, &backlog, &Mark { stamp, clean: false, quiet }).expect("room");
+    let Local { connection, journal, .. } = local;
+    let known = |key| journal.contains_key(&key);
+    commit(connection, known, &backlog, &Mark { stamp, clean: false, quiet }).expect("room");
 }
 
 /// Pools as number, snapshot and batches.

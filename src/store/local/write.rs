@@ -21,14 +21,15 @@ pub(super) struct Mark {
     pub(super) quiet: bool,
 }
 
-/// Commits everything in one transaction.
+/// Commits everything in one transaction; `known` are the pools that are there already.
 pub(super) fn commit(
     connection: &mut Connection,
+    known: impl Fn(PoolKey) -> bool,
     backlog: &Backlog,
     mark: &Mark,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    pools(&transaction, backlog)?;
+    pools(&transaction, known, backlog)?;
     learned(&transaction, backlog, mark)?;
     let rows = backlog
         .usage
@@ -39,34 +40,40 @@ pub(super) fn commit(
     transaction.commit()
 }
 
-fn pools(transaction: &Transaction<'_>, backlog: &Backlog) -> rusqlite::Result<()> {
+fn pools(
+    transaction: &Transaction<'_>,
+    known: impl Fn(PoolKey) -> bool,
+    backlog: &Backlog,
+) -> rusqlite::Result<()> {
     if backlog.replaces {
         transaction.execute_batch("DELETE FROM journal; DELETE FROM pools; DELETE FROM learned")?;
     }
     if backlog.dropped.is_empty() && backlog.pools.is_empty() {
         return Ok(());
     }
-    let mut forget_events = transaction.prepare("DELETE FROM journal WHERE pool = ?")?;
-    let mut forget = transaction.prepare("DELETE FROM pools WHERE key = ?")?;
+    let mut forget_events = transaction.prepare_cached("DELETE FROM journal WHERE pool = ?")?;
+    let mut forget = transaction.prepare_cached("DELETE FROM pools WHERE key = ?")?;
     for key in &backlog.dropped {
         forget_events.execute([key.0])?;
         forget.execute([key.0])?;
     }
-    let mut snapshot_of = transaction.prepare(
+    let mut snapshot_of = transaction.prepare_cached(
         "INSERT INTO pools (key, model, snapshot, seal) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (key) DO UPDATE SET model = ?2, snapshot = ?3, seal = ?4",
     )?;
     // A pool whose first events come before its first snapshot began with nothing.
-    let mut begin = transaction.prepare(
+    let mut begin = transaction.prepare_cached(
         "INSERT INTO pools (key, model, snapshot, seal) VALUES (?, ?, x'', ?) ON CONFLICT DO NOTHING",
     )?;
     let mut append =
-        transaction.prepare("INSERT INTO journal (pool, events, seal) VALUES (?, ?, ?)")?;
+        transaction.prepare_cached("INSERT INTO journal (pool, events, seal) VALUES (?, ?, ?)")?;
     for PoolBatch { key, model, snapshot, events } in backlog.pools.values() {
         if let Some(snapshot) = snapshot {
             snapshot_of.execute(params![key.0, model, snapshot, seal(*key, snapshot)])?;
             forget_events.execute([key.0])?;
-        } else {
+        } else if !known(*key) || backlog.replaces || backlog.dropped.contains(key) {
+            // Not asked of the database each time: to find out that the key is there it would read all
+            // of the snapshot beside it.
             begin.execute(params![key.0, model, seal(*key, &[])])?;
         }
         if !events.is_empty() {
@@ -80,8 +87,9 @@ fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rus
     if backlog.learned.is_empty() {
         return Ok(());
     }
-    let mut forget = transaction.prepare("DELETE FROM learned WHERE pool = ? AND tenant = ?")?;
-    let mut keep = transaction.prepare(
+    let mut forget =
+        transaction.prepare_cached("DELETE FROM learned WHERE pool = ? AND tenant = ?")?;
+    let mut keep = transaction.prepare_cached(
         "INSERT INTO learned (pool, tenant, written, blob, seal) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (pool, tenant) DO UPDATE SET written = ?3, blob = ?4, seal = ?5",
     )?;
@@ -105,20 +113,20 @@ fn learned(transaction: &Transaction<'_>, backlog: &Backlog, mark: &Mark) -> rus
 /// Writes what a commit says of its moment.
 pub(super) fn write_mark(transaction: &Transaction<'_>, mark: &Mark) -> rusqlite::Result<()> {
     let Mark { stamp, clean, quiet } = mark;
-    transaction.execute(
+    let mut write = transaction.prepare_cached(
         "INSERT INTO mark VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET
          boot = ?1, boot_nanos = ?2, wall_nanos = ?3, timeline_nanos = ?4, clean = ?5, quiet = ?6,
          seal = ?7",
-        params![
-            stamp.boot,
-            integer(stamp.boot_nanos),
-            integer(stamp.wall_nanos),
-            integer(stamp.timeline.as_nanos()),
-            clean,
-            quiet,
-            mark.seal(),
-        ],
     )?;
+    write.execute(params![
+        stamp.boot,
+        integer(stamp.boot_nanos),
+        integer(stamp.wall_nanos),
+        integer(stamp.timeline.as_nanos()),
+        clean,
+        quiet,
+        mark.seal(),
+    ])?;
     Ok(())
 }
 

@@ -154,7 +154,7 @@ mod tests {
         assert!(Calibration::load(b"").is_none());
         learned.noise = Noise::default();
         let rule = &mut learned.kinds.iter_mut().flatten().next().unwrap().text;
-        rule.rule.learn(&[f64::MAX; FEATURES], 1.0, 1e-300);
+        rule.rule.fold(&[f64::MAX; FEATURES], 1.0, 1e-300);
         assert!(Calibration::load(&learned.save()).is_none(), "no rule has infinite weights");
     }
 }
