@@ -20,7 +20,7 @@ mod waiting;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
@@ -164,10 +164,15 @@ impl Pool {
         decided
     }
 
+    /// The state, and the time: looked at under the lock, so that it does not go back from one to the next.
+    fn lock(&self) -> (MutexGuard<'_, State>, Timestamp) {
+        let state = self.state.lock();
+        (state, self.epoch.now())
+    }
+
     /// Changes the state, and has what was written down of that kept.
     fn locked<R>(&self, change: impl FnOnce(&mut State, Timestamp) -> R) -> R {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
+        let (mut state, now) = self.lock();
         state.catch_up(now);
         let result = change(&mut state, now);
         let (call, has_work) = (state.ledger.take_call(), state.has_work());
@@ -221,8 +226,7 @@ impl Pool {
 
     /// Shows every constraint's level to `visit`.
     pub fn levels(&self, visit: impl FnMut(Level<'_>)) {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
+        let (mut state, now) = self.lock();
         state.catch_up(now);
         state.ledger.levels(now).for_each(visit);
     }
@@ -268,24 +272,22 @@ impl Pool {
 
     /// What the pool looks like now.
     pub fn snapshot(&self) -> Snapshot {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
+        let (mut state, now) = self.lock();
         state.catch_up(now);
         state.snapshot(now)
     }
 
     /// The same without forecasts, which take most of the time.
     pub fn glance(&self) -> Snapshot {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
+        let (mut state, now) = self.lock();
         state.catch_up(now);
         state.glance(now)
     }
 
     /// The tenants that have most waiting, at most `most` of them.
     pub fn tenants(&self, most: usize) -> Vec<TenantQueue> {
-        let now = self.epoch.now();
-        self.state.lock().tenants(most, now)
+        let (state, now) = self.lock();
+        state.tenants(most, now)
     }
 
     /// Tells of every tenant that waits how many of its requests do, for each class; in no order, and
@@ -296,8 +298,7 @@ impl Pool {
 
     /// Whether a new pool in its place would decide alike.
     pub fn is_untouched(&self) -> bool {
-        let now = self.epoch.now();
-        let mut state = self.state.lock();
+        let (mut state, now) = self.lock();
         state.catch_up(now);
         state.is_untouched(now)
     }

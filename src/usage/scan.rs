@@ -9,7 +9,10 @@
 //! - The state is all there is between two bytes, so where a document is split cannot matter.
 //! - Memory is bounded: one capture, of at most [`Key::limit`] bytes.
 
+use std::sync::LazyLock;
+
 use memchr::memchr2;
+use memchr::memmem::Finder;
 
 /// Most bytes kept of a key: one more than the longest spelling of a wanted one, which is every
 /// letter of `status_code` as `\u0000`, so that no longer key can pass for it.
@@ -52,6 +55,13 @@ impl Key {
             Self::StatusCode | Self::Choices => 16,
         }
     }
+}
+
+/// Whether a whole document may have one of the wanted keys, `choices` excepted, however it is spelt.
+pub(super) fn may_tell(document: &[u8]) -> bool {
+    static WANTED: LazyLock<[Finder<'static>; 4]> =
+        LazyLock::new(|| [r#""usage""#, r#""error""#, r#""status_code""#, r"\u"].map(Finder::new));
+    WANTED.iter().any(|wanted| wanted.find(document).is_some())
 }
 
 /// What the next byte belongs to.

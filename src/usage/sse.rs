@@ -7,7 +7,7 @@ use memchr::memchr2;
 
 use super::meter::Seen;
 use super::report::Report;
-use super::scan::Scanner;
+use super::scan::{Scanner, may_tell};
 
 /// The only field that matters, with its colon.
 const DATA: &[u8; 5] = b"data:";
@@ -97,7 +97,11 @@ impl Sse {
                     let run = memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
                     let (text, end) = rest.split_at(run);
                     if matches!(self.line, Line::Data) {
-                        self.data(text);
+                        if self.tells_nothing(text, end) {
+                            self.begin(text);
+                        } else {
+                            self.data(text);
+                        }
                     }
                     at += run;
                     let Some(&end) = end.first() else { return };
@@ -149,6 +153,13 @@ impl Sse {
         }
         let report = &mut self.report;
         self.scanner.feed(text, |key, raw| report.note(key, raw));
+    }
+
+    /// Whether this is all the data of an event, and nothing in it is looked for: most events are a word
+    /// of the answer each, and a search is a tenth of a scan.
+    fn tells_nothing(&self, text: &[u8], end: &[u8]) -> bool {
+        let whole = end.starts_with(b"\n\n") || end.starts_with(b"\r\n\r\n");
+        whole && self.head_len == 0 && self.seen.first_content && !may_tell(text)
     }
 
     /// Keeps the first bytes of the event's data.

@@ -482,3 +482,22 @@ async fn who_was_told_of_before_may_come_after_another_process_goes_on() {
     assert_eq!(asked.admitted().await.unwrap().cost(), Cost::new(1, 700));
     assert_eq!(setup.pool.admit(setup.request(1)).await.unwrap_err(), Refused::Closed);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_waits_for_a_moment_that_another_thread_has_seen_already() {
+    let setup = setup(|config| {
+        let minute = |unit| Constraint::new(unit, 1 << 40, MINUTE, "minute", Mode::Bucket);
+        config.constraints = vec![minute(Unit::Requests).unwrap()];
+    });
+    let setup = Arc::new(setup);
+    let ask = |setup: Arc<Setup>| {
+        for _ in 0..20_000 {
+            let asked = setup.pool.ask(setup.request(10), None);
+            assert!(matches!(asked, Ok(Asked::Go(_))), "there is room for everyone");
+        }
+    };
+    let asking: Vec<_> = (0..4).map(|_| Arc::clone(&setup)).collect();
+    for task in asking.into_iter().map(|it| tokio::task::spawn_blocking(move || ask(it))) {
+        task.await.unwrap();
+    }
+}
