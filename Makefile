@@ -47,7 +47,7 @@ model:
 	cargo run --release --locked --manifest-path models/Cargo.toml
 
 bench:
-	cargo bench --locked --bench usage --bench limit --bench metrics --bench scheduler --bench store --bench shared --bench gateway
+	cargo bench --locked --bench usage --bench limit --bench metrics --bench scheduler --bench scale --bench store --bench shared --bench gateway
 
 # The plots of docs/LIMITS.md, from simulated runs: the same bytes for the same seed (SIM_SEED).
 plots: .tools/plots/installed

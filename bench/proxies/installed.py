@@ -121,12 +121,16 @@ def there(package: str) -> bool:
 
 
 def gateway() -> Path:
-    """The program of `cargo bench --bench gateway`, which has the other roles: the variable
-    GATEWAY_BENCH names one that is there already."""
-    if ready := os.environ.get("GATEWAY_BENCH"):
+    """The program of `cargo bench --bench gateway`, which has the other roles."""
+    return benchmark("gateway")
+
+
+def benchmark(name: str) -> Path:
+    """The program of a benchmark: a variable like GATEWAY_BENCH names one that is there already."""
+    if ready := os.environ.get(f"{name.upper()}_BENCH"):
         return Path(ready)
-    say("building the benchmark (cargo bench --bench gateway --no-run)")
-    args = ["cargo", "bench", "--locked", "--quiet", "--bench", "gateway"]
+    say(f"building the benchmark (cargo bench --bench {name} --no-run)")
+    args = ["cargo", "bench", "--locked", "--quiet", "--bench", name]
     said = subprocess.run(
         [*args, "--no-run", "--message-format=json"], cwd=ROOT, check=True, stdout=-1, text=True
     ).stdout
@@ -134,7 +138,7 @@ def gateway() -> Path:
     (found,) = (
         message["executable"]
         for message in messages
-        if message.get("executable") and message["target"]["name"] == "gateway"
+        if message.get("executable") and message["target"]["name"] == name
     )
     return Path(found)
 

@@ -87,7 +87,8 @@ async fn measure(options: &LoadOptions) -> Result<Measured> {
     }
     // Paced streams that begin together would go on in step: spread over the time one takes.
     let lasts = options.pause.unwrap_or(0) * options.chunks.unwrap_or(0) as u64;
-    let spread = Duration::from_micros(lasts);
+    let spread =
+        options.spread.map_or_else(|| Duration::from_micros(lasts), Duration::from_secs_f64);
     let (clients, _) = drive(clients, Duration::from_secs_f64(options.warmup), spread).await?;
     role::say("warm")?;
     orders.recv().await.ok_or("the orchestrator is gone")?;

@@ -110,6 +110,10 @@ pub(crate) struct LoadOptions {
     /// Ask for this time between the events of a stream, in microseconds [default: none].
     #[arg(long)]
     pub(crate) pause: Option<u64>,
+    /// Begin with the first connection so many seconds before the last one [default: those that one of the
+    /// paced streams takes].
+    #[arg(long)]
+    pub(crate) spread: Option<f64>,
     /// Send this many requests a second, whatever becomes of them, instead of one after the other.
     #[arg(long, conflicts_with = "stream")]
     pub(crate) rate: Option<f64>,
