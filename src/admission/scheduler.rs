@@ -218,8 +218,8 @@ impl<T> Scheduler<T> {
     /// Whose turn it is.
     pub fn head(&self) -> Option<(Ticket, &Entry)> {
         let class = self.classes.next()?;
-        let (.., slot) = *self.lanes[class].in_order().next()?.requests.first()?;
-        let ticket = self.slots.ticket(slot);
+        let ((.., slot), _) = self.lanes[class].in_order().next()?.requests.first_key_value()?;
+        let ticket = self.slots.ticket(*slot);
         Some((ticket, &self.slots.get(ticket)?.entry))
     }
 
@@ -233,7 +233,7 @@ impl<T> Scheduler<T> {
             for depth in 0..=MOST_LOOKED_AT {
                 let before = found.len();
                 for lane in self.lanes[class].in_order().take(MOST_LOOKED_AT + 1) {
-                    let slot = lane.requests.iter().nth(depth).map(|(.., slot)| *slot);
+                    let slot = lane.requests.keys().nth(depth).map(|(.., slot)| *slot);
                     found.extend(slot.map(|slot| self.slots.ticket(slot)));
                     if found.len() > MOST_LOOKED_AT {
                         found.remove(0);
@@ -263,19 +263,6 @@ impl<T> Scheduler<T> {
     /// A waiting request's place, good to come back to when it has left.
     pub fn place_of(&self, ticket: Ticket) -> Option<Place> {
         self.slots.get(ticket).map(|waiting| waiting.place.kept(waiting.entry.deadline))
-    }
-
-    /// Lowers what a waiting request can cost at most; tells whether it did. Its place, and what its
-    /// tenant and class are charged, do not depend on that.
-    pub fn lower(&mut self, ticket: Ticket, cost: Cost) -> bool {
-        let waiting = self.slots.get_mut(ticket);
-        let Some(Waiting { entry, .. }) =
-            waiting.filter(|it| !cost.exceeds(it.entry.cost) && cost != it.entry.cost)
-        else {
-            return false;
-        };
-        entry.cost = cost;
-        true
     }
 
     /// What has gone before a request although it was its turn.

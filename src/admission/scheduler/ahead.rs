@@ -61,7 +61,7 @@ impl<T> Scheduler<T> {
         let class = entry.class.min(self.lanes.len() - 1);
         let lanes = &self.lanes[class];
         let mine = lanes.of(entry.tenant);
-        let mut own = mine.map_or_else(Part::default, |lane| self.before(lane, entry));
+        let mut own = mine.map_or_else(Part::default, |lane| Self::before(lane, entry));
         // Others have their turn before it as long as their tag is below the one it will have.
         let turn = lanes.turn_after(entry.tenant, own.fair, entry.weight);
         let (mut seen, mut taken, mut all) = (Load::default(), Part::default(), true);
@@ -108,18 +108,16 @@ impl<T> Scheduler<T> {
     }
 
     /// What goes before a request in its own lane: those whose deadline is not later.
-    fn before(&self, lane: &Lane, entry: &Entry) -> Part {
+    fn before(lane: &Lane, entry: &Entry) -> Part {
         let key = (entry.deadline, u64::MAX, usize::MAX);
-        if lane.requests.last().is_none_or(|last| *last < key) {
+        if lane.requests.last_key_value().is_none_or(|(last, _)| *last < key) {
             return Part::of(&lane.load);
         }
         let mut part = Part::default();
-        for (.., slot) in lane.requests.range(..key).take(LOOKED_AT) {
-            if let Some(waiting) = self.slots.get(self.slots.ticket(*slot)) {
-                part.requests += 1;
-                part.fair += waiting.entry.fair;
-                part.safe += waiting.entry.cost.tokens;
-            }
+        for (_, tokens) in lane.requests.range(..key).take(LOOKED_AT) {
+            part.requests += 1;
+            part.fair += tokens.fair;
+            part.safe += tokens.safe;
         }
         part
     }

@@ -46,7 +46,7 @@ impl<T> Scheduler<T> {
         let (tag, order) = place(&first);
         let before = lanes.in_order().next().is_none_or(|here| {
             let same = here.tenant == first.1.turn.tenant;
-            let own = here.requests.first().map_or(order, |(order, ..)| *order);
+            let own = here.requests.first_key_value().map_or(order, |((order, ..), _)| *order);
             !here.comes_by(tag) || (same && order < own)
         });
         before.then_some(*first)

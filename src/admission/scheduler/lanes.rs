@@ -19,12 +19,12 @@
 
 mod elsewhere;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroU32;
 
 use super::Entry;
-use super::load::Load;
+use super::load::{Load, Tokens};
 use crate::time::Timestamp;
 
 /// The tenant's charge in units: tokens times this, over the weight. With weights up to a million a
@@ -80,7 +80,9 @@ pub(super) struct Lane {
     tag: Tag,
     /// Breaks ties between tags: who began to wait first.
     since: u64,
-    pub(super) requests: BTreeSet<Key>,
+    /// What each of them asks for is kept here as well: a forecast adds many up, and each in a place of
+    /// its own would be a wait for memory.
+    pub(super) requests: BTreeMap<Key, Tokens>,
     pub(super) load: Load,
     in_flight: u32,
     /// How often it began: to wait, or to be sent what did not have to. Compared with what is under
@@ -145,7 +147,7 @@ impl Lanes {
             self.order.insert((start, key.1, index));
         }
         let lane = &mut self.lanes[index];
-        lane.requests.insert(key);
+        lane.requests.insert(key, Tokens::of(entry));
         lane.load.add(entry);
         index
     }
@@ -159,6 +161,13 @@ impl Lanes {
             self.order.remove(&(lane.tag, lane.since, index));
             self.rest(index);
         }
+    }
+
+    /// A request that waits is to cost what `entry` says from now on.
+    pub(super) fn lower(&mut self, index: usize, key: Key, (before, entry): (&Entry, &Entry)) {
+        let lane = &mut self.lanes[index];
+        lane.requests.insert(key, Tokens::of(entry));
+        lane.load.lower(before, entry);
     }
 
     /// Charges a tenant for a request that goes, in order or not. The request is taken out of the lane
@@ -240,7 +249,7 @@ impl Lanes {
             weight,
             tag: 0,
             since: 0,
-            requests: BTreeSet::new(),
+            requests: BTreeMap::new(),
             load: Load::default(),
             in_flight: 0,
             begun: 0,

@@ -541,3 +541,21 @@ fn tenants_are_remembered_while_it_matters_and_not_without_end() {
     scheduler.release(charge, place);
     assert!(scheduler.lanes[0].tag(2) < tag, "given back");
 }
+
+#[test]
+fn who_costs_less_while_waiting_leaves_nothing_behind() {
+    let mut scheduler = Scheduler::new(&rules(&[1_000]));
+    let tickets = [10, 20].map(|deadline| {
+        let place = scheduler.place();
+        scheduler.insert(place, entry(0, 1, 1, 100, deadline), ())
+    });
+    let later = entry(0, 1, 1, 100, 15);
+    assert_eq!(scheduler.ahead(&later).own.safe, 200);
+    assert!(scheduler.lower(tickets[0], Cost::new(1, 50)));
+    assert_eq!(scheduler.ahead(&later).own.safe, 50, "of those before it");
+    assert_eq!(scheduler.load_of(1).safe, 250, "of all");
+    for ticket in tickets {
+        assert!(scheduler.remove(ticket).is_some());
+    }
+    assert_eq!(scheduler.loads(), [Load::default()]);
+}

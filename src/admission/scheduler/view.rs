@@ -27,7 +27,7 @@ impl<T> Scheduler<T> {
     pub fn oldest_of(&self, class: usize, tenant: u64) -> Option<Timestamp> {
         let requests = &self.lanes[class].of(tenant)?.requests;
         let waiting =
-            requests.iter().filter_map(|(.., slot)| self.slots.get(self.slots.ticket(*slot)));
+            requests.keys().filter_map(|(.., slot)| self.slots.get(self.slots.ticket(*slot)));
         waiting.map(|waiting| waiting.entry.arrived).min()
     }
 
