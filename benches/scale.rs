@@ -40,10 +40,9 @@ const FROM: usize = 100;
 /// Pools measured at most. There are 1,024 by default.
 const MOST_POOLS: usize = 10_000;
 
-/// Tenants of the lines that grow by requests.
+/// Tenants of the lines that grow by requests, and their classes.
 const FEW: u64 = 10;
-
-const CLASSES: usize = 3;
+const CLASSES: u64 = 3;
 
 /// Steps of each size in a round, and those before them that bring its memory back.
 const STEPS: usize = 500;
@@ -62,7 +61,7 @@ struct Options {
     /// Passed by `cargo bench`; without it nothing is measured.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Times that every size has its turn, with 500 samples each.
+    /// Times that every size has its turn, with 500 steps.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Write the figures there.
@@ -149,8 +148,7 @@ fn config(permits: Option<NonZeroU32>) -> PoolConfig {
 }
 
 fn end(mut admitted: Admitted, rng: &mut fastrand::Rng) {
-    let held = admitted.cost();
-    let used = Spent::Exact(Cost::new(1, held.tokens / rng.u64(2..5)));
+    let used = Spent::Exact(Cost::new(1, admitted.cost().tokens / rng.u64(2..5)));
     admitted.sent();
     admitted.charged();
     admitted.settle(used);
@@ -167,7 +165,7 @@ impl Caller {
     /// The caller with this number, where there are so many tenants.
     fn new(number: usize, tenants: u64) -> Self {
         let number = number as u64;
-        let class = (number / FEW % CLASSES as u64) as usize;
+        let class = (number / FEW % CLASSES) as usize;
         Self { tenant: number % tenants, class }
     }
 }
@@ -207,8 +205,8 @@ impl Line {
         let wait = if self.own { DEADLINE - sooner } else { DEADLINE };
         let cost = Cost::new(1, self.rng.u64(1_000..20_000));
         let request = Request::new(cost, 4_000, self.epoch.now().after(wait));
-        let Caller { tenant, class } = caller;
-        Request { tenant, class, fair: cost.tokens / 4, ..request }
+        let fair = cost.tokens / 4;
+        Request { tenant: caller.tenant, class: caller.class, fair, ..request }
     }
 
     fn joined(&self, caller: Caller, asked: Asked) {

@@ -34,11 +34,17 @@ impl Lengths {
         self.last.len() <= KEPT && self.next < KEPT
     }
 
+    /// The same, ready to be asked.
+    pub(super) fn loaded(mut self) -> Self {
+        self.sorted.clone_from(&self.last);
+        self.sorted.sort_unstable();
+        self
+    }
+
     /// Takes note of an answer; `cut` if it ended because of a limit.
     pub(super) fn learn(&mut self, tokens: u64, cut: bool) {
         let tokens = if cut { tokens.saturating_mul(2) } else { tokens };
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        self.sort();
         if self.last.len() < KEPT {
             self.last.push(tokens);
         } else if let Some(oldest) = self.last.get_mut(self.next) {
@@ -49,14 +55,6 @@ impl Lengths {
         self.next = (self.next + 1) % KEPT;
         let at = self.sorted.partition_point(|it| *it < tokens);
         self.sorted.insert(at, tokens);
-    }
-
-    /// Puts in order what was loaded.
-    fn sort(&mut self) {
-        if self.sorted.len() != self.last.len() {
-            self.sorted.clone_from(&self.last);
-            self.sorted.sort_unstable();
-        }
     }
 
     /// The smallest length that at least `percent` of the last answers do not exceed.

@@ -77,7 +77,7 @@ impl Calibration {
         if !sound {
             return None;
         }
-        let mut loaded = Self { noise, seen, lengths, ..Self::default() };
+        let mut loaded = Self { noise, seen, lengths: lengths.loaded(), ..Self::default() };
         for (place, saved) in loaded.kinds.iter_mut().zip(kinds) {
             if let Some([text, counted]) = saved {
                 let text = text.learned::<FEATURES>(&PRIOR)?;
