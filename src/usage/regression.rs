@@ -110,8 +110,8 @@ impl<const N: usize> Regression<N> {
             if share == 0.0 {
                 continue;
             }
-            for column in 0..=row {
-                self.precision[row][column] += share * features[column];
+            for (sum, other) in self.precision[row].iter_mut().zip(features).take(row + 1) {
+                *sum += share * other;
             }
             self.shift[row] += share * (value - expected);
         }
