@@ -50,13 +50,20 @@ const OWN_PREFIX: &str = "x-tidegate-";
 /// Removes what belongs to one hop only, and what `other` names.
 fn strip_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool) {
     let stays_here = |name: &HeaderName| is_hop_by_hop(name) || other(name);
-    // Most messages have none or two of them: one pass finds out.
-    let mut names: Vec<HeaderName> =
-        headers.keys().filter(|name| stays_here(name)).cloned().collect();
-    if names.contains(&CONNECTION) {
-        names.extend(options(headers));
+    // Most messages have none or two of them: one pass finds out, and has room for those.
+    let (mut few, mut more): ([Option<HeaderName>; 4], _) = (Default::default(), Vec::new());
+    for name in headers.keys().filter(|name| stays_here(name)) {
+        match few.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(name.clone()),
+            None => more.push(name.clone()),
+        }
     }
-    for name in names {
+    let names = || few.iter().flatten().chain(&more);
+    if names().any(|name| *name == CONNECTION) {
+        more = names().cloned().chain(options(headers)).collect();
+        few = Default::default();
+    }
+    for name in few.iter().flatten().chain(&more) {
         headers.remove(name);
     }
 }
