@@ -11,10 +11,11 @@ use crate::options::Options;
 use crate::process::{Gateway, Role, SPARE_FILES, resident_bytes, wait_for};
 use crate::{Result, http};
 
-/// Tokens an hour: so many that all waiting requests together are worth less than a second.
-const LIMIT: u64 = 1_000_000_000_000;
+/// Tokens an hour.
+const LIMIT: u64 = 12_000_000;
 
-/// Tokens the first completion reports: a quarter more than the limit, so 15 minutes to earn.
+/// Tokens the first completion reports: a quarter more than the limit, so 15 minutes to earn. No answer
+/// is believed to have used more than 16.7 million.
 const SPENT: u64 = LIMIT / 4 * 5;
 
 /// Bytes of each waiting request's body.

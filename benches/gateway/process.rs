@@ -163,7 +163,9 @@ base_url = "http://{upstream}"
 [admission]
 max_queued = 30_000
 max_queued_bytes = "2GiB"
-max_wait = "30m"
+max_queued_per_tenant = 30_000
+max_queued_bytes_per_tenant = "2GiB"
+max_wait = "24h"
 [log]
 requests = true
 [models."*"]
