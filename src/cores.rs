@@ -17,8 +17,9 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-/// Threads that a core's runtime may start for what blocks: that is names of hosts alone.
-const BLOCKING: usize = 1;
+/// Threads that a core's runtime may start for what blocks: looking up a host's name does not wait for the
+/// counting of a prompt.
+const BLOCKING: usize = 2;
 
 thread_local! {
     static HERE: Cell<usize> = const { Cell::new(0) };
