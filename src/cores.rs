@@ -1,11 +1,13 @@
 //! A thread with a runtime of its own for each core, which shares no task and no connection with the others.
 //!
 //! What belongs to a connection stays on one thread: its task, the connections to the upstream that its
-//! requests take, and their timers. Nothing is woken on another core, and nothing is taken from one.
+//! requests take, and their timers. So does what a request has begun that outlives it: the timer of a new
+//! pool, a batch.
 //!
 //! # Invariants
 //!
-//! - Nobody else's work ends up there: whoever has no thread of these is at number 0.
+//! - No task is moved from one of the threads to another.
+//! - A thread's number never changes; whoever is none of these is at number 0.
 
 use std::cell::Cell;
 use std::io;

@@ -27,22 +27,8 @@ LATE = 0.05
 
 PACED, FULL, MEMORY = "paced", "full", "memory"
 
-CONFIG = """
-[server]
-listen = "127.0.0.1:%d"
-admin = "127.0.0.1:%d"
-max_connections = 20_000
-[upstream]
-base_url = "http://127.0.0.1:%d"
-[log]
-requests = true
-[models."*"]
-output_reservation = { default = 16_384 }
-limits = [
-  { unit = "requests", limit = 1_000_000_000, per = "1m" },
-  { unit = "tokens", limit = 1_000_000_000_000_000, per = "1m" },
-]
-"""
+# As among its peers, with room for more connections.
+CONFIG = peers.TIDEGATE.replace("[upstream]", "max_connections = 20_000\n[upstream]", 1)
 
 
 @dataclass

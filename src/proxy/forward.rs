@@ -123,8 +123,7 @@ impl Forward {
             }
             self.note_admission(&passage, turn.attempt);
             self.note_probe(&passage.account);
-            // Boxed: whoever waits has no use for the room that it takes, 5 KB.
-            let miss = match Box::pin(self.attempt(passage, turn.fresh)).await {
+            let miss = match self.attempt(passage, turn.fresh).await {
                 Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };

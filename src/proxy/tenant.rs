@@ -163,8 +163,8 @@ impl Passage {
         }
     }
 
-    /// The head of an answer arrived: it has been charged by now; what the account's quota makes of it is
-    /// told to that by itself.
+    /// The head of an answer arrived: its tenant has been charged by now. The account is told by itself, along
+    /// with what the head shows.
     pub(super) fn tenant_charged(&mut self) {
         if let Some(TenantHold { admitted: Some(admitted), .. }) = &mut self.tenant {
             admitted.charged();
