@@ -25,8 +25,10 @@ use crate::time::{Clocks, Epoch, Machine, Timestamp};
 const LAST_COMMIT: Duration = Duration::from_secs(10);
 
 /// Bytes of a pool's journal after which there is a new snapshot of it: some ten thousand requests,
-/// replayed within a few hundredths of a second.
+/// replayed within a few hundredths of a second. And so many times as many as the last snapshot had: at full
+/// load that has as much, since it lists what has not ended, and would be written several times a second.
 const SNAPSHOT_AFTER: usize = 1 << 20;
+const SNAPSHOTS_APART: usize = 4;
 
 /// How often what was learned is written, while requests come: it is learned again within minutes.
 const LEARNED_EVERY: Duration = Duration::from_secs(10);
@@ -119,10 +121,18 @@ struct Everything {
     learned_at: Timestamp,
 }
 
-/// A pool's twin, and how much was written since its last snapshot.
+/// A pool's twin, the bytes of its last snapshot, and how many were written since.
 struct Written {
     twin: Twin,
+    snapshot: usize,
     since: usize,
+}
+
+impl Written {
+    /// Whether it is time for another snapshot.
+    fn is_long(&self) -> bool {
+        self.since > SNAPSHOT_AFTER.max(self.snapshot * SNAPSHOTS_APART)
+    }
 }
 
 impl Source for Everything {
@@ -148,7 +158,7 @@ impl Source for Everything {
             let first = named.pool.take_journal(&mut events);
             let begins = first.is_some();
             if let Some(twin) = first {
-                self.twins.insert(key, Written { twin, since: 0 });
+                self.twins.insert(key, Written { twin, snapshot: 0, since: 0 });
             }
             let Some(written) = self.twins.get_mut(&key) else { continue };
             if events.is_empty() && !begins && !full {
@@ -158,10 +168,11 @@ impl Source for Everything {
             if let Err(problem) = written.twin.replay(&events) {
                 tracing::error!(pool = %key, %problem, "the journal of a pool is broken");
             }
-            let snapshot = if full || begins || written.since > SNAPSHOT_AFTER {
-                written.since = 0;
+            let snapshot = if full || begins || written.is_long() {
                 events.clear();
-                Some(written.twin.save())
+                let snapshot = written.twin.save();
+                (written.snapshot, written.since) = (snapshot.len(), 0);
+                Some(snapshot)
             } else {
                 None
             };

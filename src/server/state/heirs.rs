@@ -62,10 +62,10 @@ impl Heirs {
         // Who was quiet may have ended at any time since.
         let end = if complete { now } else { last.after(UNWRITTEN) };
         let mut left = HashMap::new();
-        for SavedPool { key, model, snapshot, batches } in &saved.pools {
+        for SavedPool { key, model, snapshot, events } in &saved.pools {
             let read = || {
                 let mut twin = Twin::load(snapshot)?;
-                batches.iter().try_for_each(|batch| twin.replay(batch))?;
+                twin.replay(events)?;
                 Ok(twin)
             };
             let model = model.clone();

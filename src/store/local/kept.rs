@@ -51,7 +51,7 @@ pub struct SavedPool {
     /// Its ledger's last snapshot; empty if there was none, so that the events begin with its first.
     pub snapshot: Vec<u8>,
     /// What happened since, in order.
-    pub batches: Vec<Vec<u8>>,
+    pub events: Vec<u8>,
 }
 
 /// Everything that was written.

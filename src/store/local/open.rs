@@ -26,8 +26,7 @@ pub(super) fn open(dir: &Path, options: Options) -> Result<(Local, Saved), OpenE
     let file = dir.join(DATABASE);
     SCHEMA.provide(dir, &file)?;
     let (connection, saved) = ready(&file, options)?;
-    let bytes = |batches: &[Vec<u8>]| batches.iter().map(|events| events.len() as u64).sum();
-    let journal = saved.pools.iter().map(|pool| (pool.key, bytes(&pool.batches))).collect();
+    let journal = saved.pools.iter().map(|pool| (pool.key, pool.events.len() as u64)).collect();
     let (machine, waker) = (Machine::identify(), Waker::default());
     let local = Local { file, connection, machine, waker, options, journal, _lock: lock };
     Ok((local, saved))

@@ -34,15 +34,17 @@ fn mark(row: &Row<'_>) -> rusqlite::Result<(Stamp, bool, bool)> {
 
 fn pools(connection: &Connection) -> rusqlite::Result<Vec<SavedPool>> {
     let text = "SELECT events, seal FROM journal WHERE pool = ? ORDER BY id";
-    let mut events = connection.prepare(text)?;
+    let mut parts = connection.prepare(text)?;
     let text = "SELECT snapshot, seal, key, model FROM pools ORDER BY key";
     let mut pools = connection.prepare(text)?;
     let rows = pools.query_map([], |row| {
         let key = PoolKey(row.get("key")?);
-        let batches = events.query_map([key.0], |row| sealed(row, key))?;
-        let batches = batches.collect::<Result<_, _>>()?;
+        let mut joined = Vec::new();
+        for part in parts.query_map([key.0], |row| sealed(row, key))? {
+            joined.extend_from_slice(&part?);
+        }
         let model: String = row.get("model")?;
-        Ok(SavedPool { key, model: model.into(), snapshot: sealed(row, key)?, batches })
+        Ok(SavedPool { key, model: model.into(), snapshot: sealed(row, key)?, events: joined })
     })?;
     rows.collect()
 }

@@ -11,6 +11,10 @@ use crate::store::history::table;
 /// Callers whose habits are remembered: several times as many as are learned from at once.
 pub(super) const MOST_LEARNED: i64 = 4_096;
 
+/// Most bytes of events in one row; they are cut anywhere. SQLite copies a row twice, and what is larger than
+/// this the C library has from the kernel each time, page by page.
+const PART: usize = 64 << 10;
+
 /// What a commit says of the moment at which it is made.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
@@ -76,8 +80,8 @@ fn pools(
             // of the snapshot beside it.
             begin.execute(params![key.0, model, seal(*key, &[])])?;
         }
-        if !events.is_empty() {
-            append.execute(params![key.0, events, seal(*key, events)])?;
+        for part in events.chunks(PART) {
+            append.execute(params![key.0, part, seal(*key, part)])?;
         }
     }
     Ok(())

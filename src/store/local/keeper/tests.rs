@@ -133,7 +133,7 @@ fn it_commits_while_something_happens_and_sleeps_when_nothing_does() {
     assert_eq!(now, [asked[0] + u32::try_from(more).unwrap(), 1], "asked once for each");
     let pools = rig.found().pools;
     assert_eq!(pools[0].snapshot, 0_u64.to_be_bytes());
-    assert_eq!(pools[0].batches, [b"a", b"b"]);
+    assert_eq!(pools[0].events, b"ab");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn what_waits_for_a_busy_disk_is_written_once_and_in_order() {
     rig.until("a commit", |rig| rig.number("SELECT count(*) FROM journal") == 2);
     assert!(rig.metrics.errors.get() > 0 && rig.metrics.dropped.get() == 0);
     let saved = rig.found();
-    assert_eq!(saved.pools[0].batches.concat(), b"abc");
+    assert_eq!(saved.pools[0].events, b"abc");
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn what_is_too_much_to_wait_is_asked_for_as_a_whole() {
     rig.until("no trouble", |rig| rig.metrics.degraded.get() == 0);
     let pools = rig.found().pools;
     assert_eq!(pools[0].snapshot, (MOST_BYTES as u64 + 3).to_be_bytes());
-    assert!(pools[0].batches.is_empty(), "the snapshot says it all");
+    assert!(pools[0].events.is_empty(), "the snapshot says it all");
 }
 
 #[test]
