@@ -301,14 +301,36 @@ impl Gateway {
     }
 }
 
-/// A request that costs quota: chat and text completions.
+/// A request that costs quota: chat and text completions. It is taken.
 async fn metered(
-    gateway: Arc<Gateway>,
-    record: Arc<Record>,
-    path: PathAndQuery,
-    request: Request<Body>,
+    gateway: &Arc<Gateway>,
+    record: &Arc<Record>,
+    path: &'static str,
+    request: &mut Request<Body>,
 ) -> Result<Response, ProxyError> {
-    let (mut head, body) = request.into_parts();
+    let (mut forward, inside) = prepared(gateway, record, path, request).await?;
+    // Waits for its turn, is sent, and comes back with a body that settles when it ends.
+    let mut turn = match forward.enter() {
+        Ok(turn) => turn,
+        Err(error) => return Ok(forward.finish(Err(error))),
+    };
+    turn.inside = inside;
+    Ok(match forward.answer(&mut turn).await {
+        Some(response) => response,
+        // It waits for long: the answer begins before there is one.
+        None => queued::begin(forward, turn),
+    })
+}
+
+/// A request that has been read: what it costs, what becomes of it, and what is known of it if it is the
+/// gateway's own. A future of its own, so that what it needs takes no room while the request waits.
+async fn prepared(
+    gateway: &Arc<Gateway>,
+    record: &Arc<Record>,
+    path: &'static str,
+    request: &mut Request<Body>,
+) -> Result<(Forward, Option<Inside>), ProxyError> {
+    let (mut head, body) = std::mem::take(request).into_parts();
     let inside = head.extensions.remove::<Inside>();
     // No body is read for a stranger.
     let caller = match &inside {
@@ -320,15 +342,15 @@ async fn metered(
     // The estimate needs the body; it is bounded before it is read.
     let server = &gateway.config.server;
     let (limit, idle) = (server.max_body_bytes.get(), server.body_timeout);
-    let (body, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
-    let (mut ask, study) = Ask::read(&gateway, &caller, &head.headers, &body)?;
+    let (came, memory) = read::whole(body, limit, idle, &gateway.bodies).await?;
+    let (mut ask, study) = Ask::read(gateway, &caller, &head.headers, &came)?;
     if let Some(inside) = &inside {
         ask.wait_inside(inside);
     }
     let choices = match &inside {
         // It has all the time in the world.
         Some(_) => None,
-        None => Choices::of(&gateway, &caller, &head.headers, &study.demand.model)?,
+        None => Choices::of(gateway, &caller, &head.headers, &study.demand.model)?,
     };
     record.trace(|trace| {
         let class = &gateway.config.classes.all()[ask.request.class].name;
@@ -343,13 +365,12 @@ async fn metered(
         facts.output_cap = ask.capped.as_ref().map(|capped| capped.tokens);
         facts.study = Some(study);
     });
-    // Waits for its turn, is sent, and comes back with a body that settles when it ends.
     let multiplexed = head.version == http::Version::HTTP_2;
-    let came = body.clone();
-    let body = ask.capped.as_ref().map_or(body, |capped| capped.body.clone());
-    let outgoing = gateway.outgoing(head, path, body);
+    let body = ask.capped.as_ref().map_or_else(|| came.clone(), |capped| capped.body.clone());
+    let outgoing = gateway.outgoing(head, PathAndQuery::from_static(path), body);
+    let (gateway, record) = (Arc::clone(gateway), Arc::clone(record));
     let (begun, fallback) = (false, None);
-    let mut forward = Forward {
+    let forward = Forward {
         gateway,
         record,
         ask,
@@ -361,25 +382,5 @@ async fn metered(
         begun,
         memory,
     };
-    let mut turn = match forward.enter() {
-        Ok(turn) => turn,
-        Err(error) => return Ok(forward.finish(Err(error))),
-    };
-    turn.inside = inside;
-    let gateway = Arc::clone(&forward.gateway);
-    let carried = tokio::select! {
-        biased;
-        carried = forward.carry(&mut turn) => carried,
-        // Better than a connection that is cut: it says when to come back.
-        () = gateway.given_up() => Some(Err(ProxyError::Draining)),
-    };
-    Ok(match carried {
-        Some(Ok(response)) => {
-            let response = forward.without_cap(response).await;
-            forward.finish(Ok(response))
-        }
-        Some(Err(error)) => forward.finish(Err(error)),
-        // It waits for long: the answer begins before there is one.
-        None => queued::begin(forward, turn),
-    })
+    Ok((forward, inside))
 }

@@ -339,7 +339,7 @@ impl Pool {
     fn hand_out(self: &Arc<Self>, answers: Vec<Answer>) -> Option<Vec<Grant>> {
         let mut untaken = Vec::new();
         for (waiter, answer) in answers {
-            let answer = answer.map(|grant| Admitted::new(Arc::clone(self), grant));
+            let answer = answer.map(|grant| Box::new(Admitted::new(Arc::clone(self), grant)));
             if let Err(Ok(admitted)) = waiter.send(answer) {
                 untaken.extend(admitted.into_grant());
             }

@@ -140,9 +140,9 @@ impl Sending {
         if let Some(key) = &self.key {
             request = request.header(AUTHORIZATION, key.clone());
         }
-        let request = request.body(Body::from(body)).ok()?;
+        let mut request = request.body(Body::from(body)).ok()?;
         let answering = async {
-            let response = self.here.app.clone().answer(request).await;
+            let response = self.here.app.clone().answer(&mut request).await;
             let (head, body) = response.into_parts();
             match Limited::new(body, LONGEST_ANSWER).collect().await {
                 Ok(body) => named.judge(head.status, &head.headers, &body.to_bytes()),

@@ -37,7 +37,7 @@ pub(super) struct Ask {
     /// How its body is written.
     pub(super) kind: BodyKind,
     /// The output limit that it was given, if any.
-    pub(super) capped: Option<Capped>,
+    pub(super) capped: Option<Box<Capped>>,
     /// What it asks the pool for.
     pub(super) request: Request,
     /// How long it can wait in all.
@@ -46,8 +46,6 @@ pub(super) struct Ask {
     asked: Option<OutputLimit>,
     /// When its caller is told that it waits, if ever.
     pub(super) beats: Option<Beats>,
-    /// Who asks.
-    pub(super) tenant: Arc<str>,
     pub(super) max_queued: NonZeroU32,
     pub(super) max_queued_per_tenant: NonZeroU32,
 }
@@ -94,7 +92,7 @@ fn priced(
     profile: &Profile,
     demand: &mut Demand,
     sent: (BodyKind, &Bytes),
-) -> (Price, Option<Capped>) {
+) -> (Price, Option<Box<Capped>>) {
     let calibration = gateway.learned.find(subject);
     let known = calibration.as_ref().map(|it| it.lock());
     let price = Price::of(profile, known.as_deref(), demand);
@@ -107,7 +105,7 @@ fn priced(
         return (price, None);
     };
     let known = calibration.as_ref().map(|it| it.lock());
-    (Price::of(profile, known.as_deref(), demand), Some(capped))
+    (Price::of(profile, known.as_deref(), demand), Some(Box::new(capped)))
 }
 
 /// The most tokens that a prompt of a caller that is `known` may have, or that the upstream may take
@@ -216,7 +214,6 @@ impl Ask {
             patience,
             asked,
             beats,
-            tenant: Arc::clone(&caller.tenant),
             max_queued,
             max_queued_per_tenant,
         };

@@ -95,6 +95,25 @@ impl Forward {
         Ok(Turn::first(wait))
     }
 
+    /// The answer to hand over; `None` if the caller has to be told first that it waits.
+    pub(super) async fn answer(&mut self, turn: &mut Turn) -> Option<Response> {
+        let gateway = Arc::clone(&self.gateway);
+        let carried = tokio::select! {
+            biased;
+            carried = self.carry(turn) => carried?,
+            // Better than a connection that is cut: it says when to come back.
+            () = gateway.given_up() => Err(ProxyError::Draining),
+        };
+        Some(match carried {
+            Ok(response) if self.ask.capped.is_some() => {
+                // In a box: most requests shall not carry the room for it.
+                let response = Box::pin(self.without_cap(response)).await;
+                self.finish(Ok(response))
+            }
+            carried => self.finish(carried),
+        })
+    }
+
     /// Waits for admission and sends the request until there is an answer to hand over; `None` if
     /// the caller has to be told first that it waits.
     pub(super) async fn carry(&mut self, turn: &mut Turn) -> Option<Result<Response, ProxyError>> {
@@ -113,7 +132,7 @@ impl Forward {
                     self.record.note(|facts| facts.end_wait(false));
                     // What the upstream said is of more use than that it cannot be asked again.
                     return Some(match turn.said.take() {
-                        Some((answer, code)) => self.give_up(Ok(answer), code),
+                        Some(said) => self.give_up(Ok(said.0), said.1),
                         None => Err(own),
                     });
                 }
@@ -123,7 +142,8 @@ impl Forward {
             }
             self.note_admission(&passage, turn.attempt);
             self.note_probe(&passage.account);
-            let miss = match self.attempt(passage, turn.fresh).await {
+            // In a box: whoever waits has no room for it.
+            let miss = match Box::pin(self.attempt(passage, turn.fresh)).await {
                 Ok(response) => return Some(Ok(response)),
                 Err(miss) => miss,
             };
@@ -143,7 +163,7 @@ impl Forward {
             let Miss { passage, answer, rejection, code, .. } = miss;
             turn.attempt += 1;
             turn.fresh = reason == RetryReason::StaleConnection;
-            turn.said = answer.ok().map(|answer| (answer, code));
+            turn.said = answer.ok().map(|answer| Box::new((answer, code)));
             turn.wait = self.again(passage, rejection, reason, delay);
         }
     }

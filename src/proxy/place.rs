@@ -37,6 +37,6 @@ impl Forward {
         let mut body = [0; 16];
         body.copy_from_slice(&digest[..16]);
         let length = self.came.len() as u64;
-        Twin { tenant: self.ask.tenant.clone(), length, body }
+        Twin { tenant: self.ask.subject.tenant.clone(), length, body }
     }
 }

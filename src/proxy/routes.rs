@@ -49,14 +49,14 @@ pub fn app(current: Current, more: Router) -> App {
 /// The upstream's path for a request that costs quota, if it is one. The router knows these paths
 /// only to refuse other methods: what it does for each request it hands on (a future in a box, a
 /// table of what it matched) costs more than all else that happens to one that need not wait.
-pub(super) fn metered_path(request: &Request<Body>) -> Option<PathAndQuery> {
+pub(super) fn metered_path(request: &Request<Body>) -> Option<&'static str> {
     if request.method() != Method::POST {
         return None;
     }
     let path = request.uri().path();
     PREFIXES.iter().find_map(|prefix| match path.strip_prefix(prefix)? {
-        "/chat/completions" => Some(PathAndQuery::from_static(CHAT)),
-        "/completions" => Some(PathAndQuery::from_static(TEXT)),
+        "/chat/completions" => Some(CHAT),
+        "/completions" => Some(TEXT),
         _ => None,
     })
 }

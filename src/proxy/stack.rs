@@ -35,27 +35,27 @@ impl App {
         Self { current, routes }
     }
 
-    /// Answers a request, whatever happens.
-    pub async fn answer(self, mut request: Request<Body>) -> Response {
+    /// Answers a request, whatever happens. It is taken; that it is only lent keeps the future from having
+    /// room for it in each function that passes it on.
+    pub async fn answer(self, request: &mut Request<Body>) -> Response {
         let Self { current, mut routes } = self;
         // One generation for all of the request, whatever is configured meanwhile.
         let gateway = current.get();
         // First, so that every refusal below has a name and is counted.
         let endpoint = endpoint(request.uri().path());
-        let record = Record::new(&gateway, endpoint, &mut request);
+        let record = Record::new(&gateway, endpoint, request);
         // Before any route: what two readers could read as two requests is nobody's.
-        let mut response = if let Err(refused) = ambiguous::check(&request) {
+        let mut response = if let Err(refused) = ambiguous::check(request) {
             refused.into_response()
         } else {
-            let known = Arc::clone(&record);
-            let answering = async move {
-                if let Some(path) = metered_path(&request) {
-                    return metered(gateway, known, path, request).await.into_response();
+            let answering = async {
+                if let Some(path) = metered_path(request) {
+                    return metered(&gateway, &record, path, request).await.into_response();
                 }
                 let multiplexed = request.version() == Version::HTTP_2;
-                request.extensions_mut().insert(known);
+                request.extensions_mut().insert(Arc::clone(&record));
                 request.extensions_mut().insert(Arc::clone(&gateway));
-                match routes.call(request).await {
+                match routes.call(std::mem::take(request)).await {
                     Ok(response) if multiplexed => noticing(&gateway, response),
                     Ok(response) => response,
                     Err(never) => match never {},
@@ -89,8 +89,9 @@ impl Service<Request<Body>> for App {
         std::task::Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.clone().answer(request).map(Ok))
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let app = self.clone();
+        Box::pin(async move { Ok(app.answer(&mut request).await) })
     }
 }
 

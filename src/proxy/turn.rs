@@ -16,16 +16,17 @@ use crate::proxy::inside::Inside;
 use crate::proxy::tenant::{Passage, TenantHold, Turned};
 use crate::time::Timestamp;
 
-/// A wait for admission that can be moved, and gone on with elsewhere.
+/// A wait for admission that can be moved, and gone on with elsewhere. What it holds of its tenant's is in a
+/// box: most hold nothing, and have no room for it.
 pub(super) enum Wait {
     /// It is over: admitted at once.
     Over(Option<Box<Passage>>),
     /// In its tenant's own line, and expected in the account's.
     Gate(Waiting, Option<Coming>),
     /// In the account's line, with what it holds of its tenant's quota.
-    Line(Waiting, Option<TenantHold>),
+    Line(Waiting, Option<Box<TenantHold>>),
     /// On the way back into the account's line, after such a miss.
-    Again(Pin<Box<Readmission>>, Option<TenantHold>, RetryReason),
+    Again(Pin<Box<Readmission>>, Option<Box<TenantHold>>, RetryReason),
 }
 
 /// The way back into a line.
@@ -39,8 +40,9 @@ pub(super) struct Turn {
     /// Attempts that do not count: they reached nobody, while all wait for the upstream, or were made
     /// elsewhere.
     pub(super) unsent: u32,
-    /// The upstream's last answer and its error code, if it gave one.
-    pub(super) said: Option<(Response, Option<String>)>,
+    /// The upstream's last answer and its error code, if it gave one. In a box: most give none that is
+    /// followed by another attempt.
+    pub(super) said: Option<Box<(Response, Option<String>)>>,
     /// What is known of it if it is the gateway's own.
     pub(super) inside: Option<Inside>,
     /// Whether it takes a connection of its own: a kept one has just broken under it.
@@ -65,14 +67,14 @@ impl Wait {
     pub(super) fn of(asked: Asked, tenant: Option<TenantHold>) -> Self {
         match asked {
             Asked::Go(account) => Self::Over(Some(Passage::new(account, tenant))),
-            Asked::Wait(waiting) => Self::Line(waiting, tenant),
+            Asked::Wait(waiting) => Self::Line(waiting, tenant.map(Box::new)),
         }
     }
 
     /// What it holds of its tenant's quota, for whoever goes on with it.
-    pub(super) const fn take_hold(&mut self) -> Option<TenantHold> {
+    pub(super) fn take_hold(&mut self) -> Option<TenantHold> {
         match self {
-            Self::Line(_, tenant) | Self::Again(_, tenant, _) => tenant.take(),
+            Self::Line(_, tenant) | Self::Again(_, tenant, _) => tenant.take().map(|it| *it),
             Self::Over(_) | Self::Gate(..) => None,
         }
     }
@@ -242,7 +244,7 @@ impl Forward {
                 })
             }
         };
-        Wait::Again(back, tenant, reason)
+        Wait::Again(back, tenant.map(Box::new), reason)
     }
 }
 

@@ -118,9 +118,10 @@ impl Connections {
         };
         // Before it is a task of its own: whoever counts sees it from now on.
         let fresh = Fresh::new(&http);
-        let serving = self.clone().serve(arrived, app, (http, fresh), place);
+        let connections = self.clone();
         let serving = async move {
-            serving.await;
+            // Made in here: what is awaited would be in this future twice if it was moved into it.
+            connections.serve(arrived, app, (http, fresh), place).await;
             drop(guest);
         };
         match runtime {

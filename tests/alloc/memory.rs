@@ -202,9 +202,9 @@ fn connections(upstream: &str) -> [(&'static str, usize, usize); 3] {
     let encrypted = world.each("tidegate_connections", encrypted);
     world.end();
     [
-        ("a connection that has said nothing", silent, 12_000),
-        ("an idle connection, HTTP/1.1", used, 45_000),
-        ("an idle connection, HTTP/1.1 over TLS", encrypted, 60_000),
+        ("a connection that has said nothing", silent, 8_000),
+        ("an idle connection, HTTP/1.1", used, 40_000),
+        ("an idle connection, HTTP/1.1 over TLS", encrypted, 55_000),
     ]
 }
 
@@ -240,8 +240,8 @@ fn waiting() -> [(&'static str, usize, usize); 2] {
     });
     world.end();
     [
-        ("a waiting request, HTTP/1.1, with its connection", alone, 55_000),
-        ("a waiting request, HTTP/2", many, 20_000),
+        ("a waiting request, HTTP/1.1, with its connection", alone, 45_000),
+        ("a waiting request, HTTP/2", many, 12_000),
     ]
 }
 

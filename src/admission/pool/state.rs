@@ -26,8 +26,9 @@ pub(super) struct Waiter {
     pub(super) forecast: Duration,
 }
 
-/// Where an answer goes, and the answer found.
-pub(super) type Sender = oneshot::Sender<Result<Admitted, Refused>>;
+/// Where an answer goes, and comes out, and the answer found. In a box: whoever waits has no room for it.
+pub(super) type Sender = oneshot::Sender<Result<Box<Admitted>, Refused>>;
+pub(super) type Receiver = oneshot::Receiver<Result<Box<Admitted>, Refused>>;
 pub(super) type Answer = (Sender, Result<Grant, Refused>);
 
 /// How late the timer may be before the pool counts as stalled: far above any pause of a busy
@@ -52,7 +53,7 @@ enum Held {
 pub(super) enum Decision {
     Go(Grant),
     No(Refused),
-    Wait(Ticket, oneshot::Receiver<Result<Admitted, Refused>>, Duration),
+    Wait(Ticket, Receiver, Duration),
 }
 
 #[derive(Debug)]

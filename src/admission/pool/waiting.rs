@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use super::state::Decision;
+use super::state::{Decision, Receiver};
 use super::{Admitted, Pool, Refused, Rejection, Request};
 use crate::admission::scheduler::Ticket;
 use crate::limit::Cost;
@@ -30,7 +28,7 @@ pub enum Asked {
 pub struct Waiting {
     pool: Arc<Pool>,
     ticket: Ticket,
-    answer: oneshot::Receiver<Result<Admitted, Refused>>,
+    answer: Receiver,
     answered: bool,
     forecast: Duration,
 }
@@ -53,7 +51,7 @@ impl Waiting {
     pub(super) const fn new(
         pool: Arc<Pool>,
         ticket: Ticket,
-        answer: oneshot::Receiver<Result<Admitted, Refused>>,
+        answer: Receiver,
         forecast: Duration,
     ) -> Self {
         Self { pool, ticket, answer, answered: false, forecast }
@@ -127,7 +125,7 @@ impl Future for Waiting {
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
         self.answered = true;
         // A pool that is gone admits nobody.
-        Poll::Ready(answer.unwrap_or(Err(Refused::Closed)))
+        Poll::Ready(answer.unwrap_or(Err(Refused::Closed)).map(|admitted| *admitted))
     }
 }
 
