@@ -10,13 +10,16 @@ WORKDIR /build
 
 # No path of this stage is in the program, so that it is the same wherever it is built: not in what the
 # compiler writes for panics, and not in what the C compiler does for assertions.
-ENV RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=cargo" \
+# Led by the profile, as release/build does it.
+ENV RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=cargo \
+      -Cprofile-use=/build/tidegate.profdata -Cllvm-args=-no-pgo-warn-mismatch" \
     CFLAGS="-ffile-prefix-map=/build=. -ffile-prefix-map=/usr/local/cargo=cargo"
 
 # The dependencies first, around an empty program: this layer changes only when the lock file does.
-COPY Cargo.toml Cargo.lock build.rs ./
+COPY Cargo.toml Cargo.lock build.rs release/tidegate.profdata.gz ./
 COPY src/usage/tokenizer/table.rs src/usage/tokenizer/
-RUN mkdir -p src \
+RUN gunzip tidegate.profdata.gz \
+    && mkdir -p src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked --bin tidegate

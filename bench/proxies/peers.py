@@ -81,7 +81,7 @@ def tidegate(place: Place, *options: str) -> Peer:
     process = Process([binary, "serve", f"--config={config}", *state], place.work / "log", env)
     version = installed.run(binary, "--version").split()[-1]
     kept = "keeps nothing on disk" if options else "keeps its state on disk (default)"
-    setup = f"{THREADS} threads; two open limits; logs every request as JSON (default); {kept}"
+    setup = f"{THREADS} threads; two open limits; a line for each request (default), to a file; {kept}"
     return Peer(port, process, version, setup)
 
 
