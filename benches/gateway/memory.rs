@@ -4,8 +4,6 @@
 //! more than there was, so that every later request has the same long but bearable wait. A limit
 //! of one request an hour would not do: a gateway that forecasts refuses all but the first few.
 
-use std::time::Duration;
-
 use crate::load::request_body;
 use crate::options::Options;
 use crate::process::{Gateway, Role, SPARE_FILES, resident_bytes, wait_for};
@@ -23,12 +21,6 @@ const BODY_BYTES: usize = 4_096;
 
 /// Streams on one HTTP/2 connection: the number that servers commonly allow.
 const STREAMS: usize = 200;
-
-/// What the first completion used is settled after its answer, within this time.
-const SETTLED: Duration = Duration::from_secs(2);
-
-/// The kernel completes a connection before the gateway accepts it; by then it has.
-const ACCEPTED: Duration = Duration::from_millis(500);
 
 /// Measures both ways in which requests can wait.
 pub(crate) fn run(options: &Options, files: u64) -> Result {
@@ -52,7 +44,10 @@ fn wait(name: &str, requests: usize, streams: usize) -> Result {
     if status != 200 {
         return Err(format!("the first request was answered {status}: {answer}").into());
     }
-    std::thread::sleep(SETTLED);
+    // What it used is settled after its answer.
+    if !wait_for(|| Ok(gateway.gauge("tidegate_held_units")? == 0.0))? {
+        return Err("the first request was not settled".into());
+    }
 
     let idle = resident_bytes(gateway.id())?;
     let mut hold = Role::start(
@@ -70,12 +65,16 @@ fn wait(name: &str, requests: usize, streams: usize) -> Result {
         .map(str::to_owned),
     )?;
     hold.line()?;
-    std::thread::sleep(ACCEPTED);
+    // The kernel completes a connection before the gateway accepts it.
+    let connections = requests.div_ceil(streams) as f64;
+    if !wait_for(|| Ok(gateway.gauge("tidegate_connections")? >= connections))? {
+        return Err("not all connections were accepted".into());
+    }
     let connected = resident_bytes(gateway.id())?;
     hold.go()?;
     let mut depth = 0.0;
     let all_wait = wait_for(|| {
-        depth = gateway.queue_depth()?;
+        depth = gateway.gauge("tidegate_queue_depth")?;
         Ok(depth >= requests as f64)
     })?;
     let waiting = resident_bytes(gateway.id())?;
@@ -83,7 +82,7 @@ fn wait(name: &str, requests: usize, streams: usize) -> Result {
     if !all_wait {
         return Err(format!("{depth} of {requests} wait, {answered} were answered").into());
     }
-    let left = wait_for(|| Ok(gateway.queue_depth()? == 0.0))?;
+    let left = wait_for(|| Ok(gateway.gauge("tidegate_queue_depth")? == 0.0))?;
     let after = resident_bytes(gateway.id())?;
     report(name, requests, streams, [idle, connected, waiting, after]);
     if left { Ok(()) } else { Err("requests wait although their clients are gone".into()) }

@@ -126,10 +126,10 @@ impl Gateway {
         self.child.id()
     }
 
-    /// The gauge of waiting requests; zero until the gateway has a queue to report.
-    pub(crate) fn queue_depth(&self) -> Result<f64> {
+    /// A gauge, summed over its labels; zero until the gateway has something to report.
+    pub(crate) fn gauge(&self, name: &str) -> Result<f64> {
         let (_, page) = http::get(self.admin, "/metrics")?;
-        Ok(http::metric(&page, "tidegate_queue_depth").unwrap_or(0.0))
+        Ok(http::metric(&page, name).unwrap_or(0.0))
     }
 
     fn failure(&self, dir: &Path, what: &str) -> Failure {
@@ -189,6 +189,7 @@ pub(crate) fn wait_for(mut is_so: impl FnMut() -> Result<bool>) -> Result<bool> 
         if is_so()? {
             return Ok(true);
         }
+        // It is another process that has to get there, and it tells nobody when it has.
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(false)
