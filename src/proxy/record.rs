@@ -230,7 +230,6 @@ impl Drop for Record {
     fn drop(&mut self) {
         let mut facts = std::mem::take(self.facts.get_mut());
         let outcome = facts.outcome.or(facts.unbroken).unwrap_or(Outcome::ClientGone);
-        self.metrics.in_flight.dec();
         self.metrics.count(outcome);
         let ended = Instant::now();
         if let Some(fate) = outcome.fate() {
@@ -261,6 +260,8 @@ impl Drop for Record {
             trace.end(self.id, self.endpoint, (self.arrived, ended), outcome, facts);
             traces.end(trace);
         }
+        // Last, so that whoever sees none in flight sees all of them counted.
+        self.metrics.in_flight.dec();
     }
 }
 
