@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName};
 
 use crate::admission::pools::Named;
 use crate::admission::{PoolConfig, PoolKey, Request, TenantLimits};
@@ -158,7 +158,7 @@ impl Ask {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Result<(Self, Study), ProxyError> {
-        let text = |name: http::HeaderName| {
+        let text = |name: HeaderName| {
             let bytes = headers.get(name).map(http::HeaderValue::as_bytes);
             bytes.map(|bytes| std::str::from_utf8(bytes).unwrap_or("not text"))
         };
@@ -239,12 +239,13 @@ fn patience(
     config: &Admission,
     sdk: Option<Duration>,
 ) -> Result<Duration, ProxyError> {
-    const MAX_WAIT: &str = "x-tidegate-max-wait";
+    static MAX_WAIT: HeaderName = HeaderName::from_static("x-tidegate-max-wait");
     let mut patience = sdk.map_or(config.max_wait, |sdk| config.max_wait.min(sdk));
-    if let Some(value) = headers.get(MAX_WAIT) {
+    if let Some(value) = headers.get(&MAX_WAIT) {
         let asked = value.to_str().ok().and_then(|text| humantime::parse_duration(text).ok());
         let expected = "a duration with its unit, such as \"10s\"";
-        patience = patience.min(asked.ok_or(ProxyError::Header { name: MAX_WAIT, expected })?);
+        let name = MAX_WAIT.as_str();
+        patience = patience.min(asked.ok_or(ProxyError::Header { name, expected })?);
     }
     Ok(patience)
 }
@@ -257,7 +258,11 @@ fn before_head(timeout: Duration, head: Duration) -> Duration {
 
 /// What SDKs say of their own timeouts; some say it in words when there is none.
 fn sdk_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let told = ["x-stainless-read-timeout", "x-stainless-timeout"].into_iter().filter_map(|name| {
+    static NAMES: [HeaderName; 2] = [
+        HeaderName::from_static("x-stainless-read-timeout"),
+        HeaderName::from_static("x-stainless-timeout"),
+    ];
+    let told = NAMES.iter().filter_map(|name| {
         let seconds = headers.get(name)?.to_str().ok()?.parse::<f64>().ok()?;
         Duration::try_from_secs_f64(seconds).ok().filter(|span| !span.is_zero())
     });

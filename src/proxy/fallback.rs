@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use tower::retry::budget::Budget as _;
 
@@ -88,12 +88,13 @@ impl Choices {
         headers: &HeaderMap,
         model: &str,
     ) -> Result<Option<Box<Self>>, ProxyError> {
-        const NAME: &str = "x-tidegate-fallback";
-        let wanted = match headers.get(NAME).map(http::HeaderValue::as_bytes) {
+        static NAME: HeaderName = HeaderName::from_static("x-tidegate-fallback");
+        let wanted = match headers.get(&NAME).map(http::HeaderValue::as_bytes) {
             None | Some(b"on") => true,
             Some(b"off") => false,
             Some(_) => {
-                return Err(ProxyError::Header { name: NAME, expected: "\"on\" or \"off\"" });
+                let expected = "\"on\" or \"off\"";
+                return Err(ProxyError::Header { name: NAME.as_str(), expected });
             }
         };
         if !wanted || !gateway.elsewhere.iter().any(|it| it.rule.is_for(model)) {
@@ -128,14 +129,16 @@ impl Forward {
         self.other().is_none()
     }
 
+    /// Whether it waits where it may leave the line for another.
+    pub(super) fn may_leave(&self, turn: &Turn) -> bool {
+        self.choices.is_some() && !self.begun && !turn.wait.is_over()
+    }
+
     /// Waits for admission, here or elsewhere; `None` if the caller has to be told first.
     pub(super) async fn wait_anywhere(
         &mut self,
         turn: &mut Turn,
     ) -> Option<Result<Box<Passage>, Turned>> {
-        if self.choices.is_none() || self.begun || turn.wait.is_over() {
-            return self.wait(&mut turn.wait).await;
-        }
         // The tenant's own limits are the same wherever it goes.
         let waits = matches!(turn.wait, Wait::Gate(..));
         if let Err(turned) = self.unless_told(waits, self.pass_gate(&mut turn.wait)).await? {

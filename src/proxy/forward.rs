@@ -121,7 +121,13 @@ impl Forward {
             if !turn.wait.is_over() {
                 self.record.trace(Trace::begin_wait);
             }
-            let passage = match self.wait_anywhere(turn).await? {
+            let waited = if self.may_leave(turn) {
+                // In a box: most have nowhere else to go, and no room for it.
+                Box::pin(self.wait_anywhere(turn)).await
+            } else {
+                self.wait(&mut turn.wait).await
+            };
+            let passage = match waited? {
                 Ok(passage) => passage,
                 Err(mut turned) => {
                     if let Some(wait) = self.instead_of_refusal(&mut turned) {
@@ -165,28 +171,6 @@ impl Forward {
             turn.fresh = reason == RetryReason::StaleConnection;
             turn.said = answer.ok().map(|answer| Box::new((answer, code)));
             turn.wait = self.again(passage, rejection, reason, delay);
-        }
-    }
-
-    /// Waits for admission; `None` if the caller has to be told first.
-    pub(super) async fn wait(&self, wait: &mut Wait) -> Option<Result<Box<Passage>, Turned>> {
-        let waits = !wait.is_over();
-        self.unless_told(waits, self.pass(wait)).await
-    }
-
-    /// Waits; `None` if the caller has to be told first that it `waits`.
-    pub(super) async fn unless_told<T>(
-        &self,
-        waits: bool,
-        wait: impl Future<Output = T>,
-    ) -> Option<T> {
-        let beats = self.ask.beats.filter(|_| waits && !self.begun);
-        let Some(beats) = beats else { return Some(wait.await) };
-        let mut time = Box::pin(tokio::time::sleep_until(self.record.arrived() + beats.after));
-        tokio::select! {
-            biased;
-            decided = wait => Some(decided),
-            () = time.as_mut() => None,
         }
     }
 

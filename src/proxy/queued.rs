@@ -65,13 +65,14 @@ impl Beats {
         config: &Admission,
         sdk: Option<Duration>,
     ) -> Result<Option<Self>, ProxyError> {
-        const NAME: &str = "x-tidegate-heartbeat";
-        let wanted = match headers.get(NAME).map(HeaderValue::as_bytes) {
+        static NAME: HeaderName = HeaderName::from_static("x-tidegate-heartbeat");
+        let wanted = match headers.get(&NAME).map(HeaderValue::as_bytes) {
             None => caller.heartbeats,
             Some(b"on") => true,
             Some(b"off") => false,
             Some(_) => {
-                return Err(ProxyError::Header { name: NAME, expected: "\"on\" or \"off\"" });
+                let expected = "\"on\" or \"off\"";
+                return Err(ProxyError::Header { name: NAME.as_str(), expected });
             }
         };
         if !wanted || !demand.stream || config.heartbeat_after.is_zero() {

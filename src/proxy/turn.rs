@@ -3,9 +3,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::response::Response;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 use tower::retry::budget::Budget as _;
 
 use crate::admission::{Admitted, Asked, Coming, Refused, Rejection, Waiting};
@@ -82,6 +85,31 @@ impl Wait {
     /// Whether there is nothing to wait for.
     pub(super) const fn is_over(&self) -> bool {
         matches!(self, Self::Over(_))
+    }
+}
+
+pin_project! {
+    /// A wait that ends when its caller has to be told of it. Not an `async fn`: that would have room for
+    /// the wait twice.
+    pub(super) struct UnlessTold<W> {
+        #[pin]
+        wait: W,
+        told: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<W: Future> Future for UnlessTold<W> {
+    type Output = Option<W::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(decided) = this.wait.poll(cx) {
+            return Poll::Ready(Some(decided));
+        }
+        match this.told {
+            Some(told) => told.as_mut().poll(cx).map(|()| None),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -163,6 +191,20 @@ impl Forward {
             Ok(account) => Ok(Passage::new(account, tenant)),
             Err(refused) => Err(Turned::by_account(refused, tenant)),
         }
+    }
+
+    /// Waits for admission; `None` if the caller has to be told first.
+    pub(super) async fn wait(&self, wait: &mut Wait) -> Option<Result<Box<Passage>, Turned>> {
+        let waits = !wait.is_over();
+        self.unless_told(waits, self.pass(wait)).await
+    }
+
+    /// Waits; `None` if the caller has to be told first that it `waits`.
+    pub(super) fn unless_told<W: Future>(&self, waits: bool, wait: W) -> UnlessTold<W> {
+        let beats = self.ask.beats.filter(|_| waits && !self.begun);
+        let told = beats
+            .map(|beats| Box::pin(tokio::time::sleep_until(self.record.arrived() + beats.after)));
+        UnlessTold { wait, told }
     }
 
     /// Whether, why and when to send the request again.

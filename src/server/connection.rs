@@ -220,7 +220,8 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
-/// What answers requests, on any number of connections at once.
+/// What answers requests, on any number of connections at once, and is always ready to: the gateway, or a
+/// router of pages.
 pub(super) trait App:
     TowerService<Request<Body>, Response = Response, Error = Infallible, Future: Send>
     + Clone

@@ -22,8 +22,7 @@ use hyper::service::Service;
 use pin_project_lite::pin_project;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
-use tower::util::Oneshot;
+use tower::Service as TowerService;
 
 use super::{App, Fresh};
 use crate::server::room::{Busy, Occupant};
@@ -141,7 +140,8 @@ impl<A: App> Service<Request<Incoming>> for Watched<A> {
         } else {
             request.map(|body| Body::new(Asked { inner: body, peer: Arc::clone(&peer) }))
         };
-        let inner = self.app.clone().oneshot(request);
+        // It is always ready, so that nothing keeps the request until it is.
+        let inner = self.app.clone().call(request);
         let busy = Some(self.occupant.begin());
         Answering { inner, watch: Unanswered { peer, multiplexed, answered: false }, busy }
     }
@@ -189,7 +189,7 @@ pin_project! {
     /// The answer to a watched request.
     pub(super) struct Answering<A: App> {
         #[pin]
-        inner: Oneshot<A, Request<Body>>,
+        inner: <A as TowerService<Request<Body>>>::Future,
         watch: Unanswered,
         // The connection is not at rest before the answer is gone.
         busy: Option<Busy>,
