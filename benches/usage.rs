@@ -24,6 +24,21 @@ fn chat(bytes: usize) -> serde_json::Value {
         "stream": true, "temperature": 0.7, "stop": ["###"], "user": "someone"})
 }
 
+/// A chat request of about so many bytes of JSON that are tools, as an agent sends them with each turn.
+fn tools(bytes: usize) -> serde_json::Value {
+    let tool = |at: usize| {
+        json!({"type": "function", "function": {"name": format!("tool_{at}"), "strict": true,
+            "description": "Looks up what is known of one berth and who is in it.",
+            "parameters": {"type": "object", "required": ["berth", "day"], "properties": {
+                "berth": {"type": "string", "enum": ["north", "south", "fish quay"]},
+                "day": {"type": "string", "format": "date", "description": "As in 2026-01-31."},
+                "limit": {"type": "integer", "minimum": 1, "maximum": 100}}}}})
+    };
+    let count = bytes / tool(0).to_string().len();
+    json!({"model": "some-model", "tools": (0..count).map(tool).collect::<Vec<_>>(),
+        "messages": [{"role": "user", "content": SENTENCE}], "max_completion_tokens": 1024})
+}
+
 fn read(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("demand");
     for (name, content_type) in [("json", None), ("msgpack", Some("application/msgpack"))] {
@@ -40,6 +55,12 @@ fn read(criterion: &mut Criterion) {
             });
         }
     }
+    let body = tools(32 << 10).to_string().into_bytes();
+    let kind = BodyKind::from_headers(None, None).expect("JSON");
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    group.bench_function("tools/32KiB", |bencher| {
+        bencher.iter(|| Demand::read(kind, black_box(&body), 1 << 20));
+    });
     group.finish();
 }
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-use super::demand::{Demand, OutputLimit, ServiceTier};
+use super::demand::{Demand, OutputLimit, PromptWeight, ServiceTier};
 use super::encoding::Format;
 use super::error::BodyError;
 use super::message::Messages;
@@ -154,6 +154,7 @@ impl Reader {
             (Some(a), Some(b)) if a != b => return Err(BodyError::Conflict),
             (a, b) => a.or(b).unwrap_or(OutputLimit::Unlimited),
         };
+        let texture = self.scale.counter.finish();
         let demand = Demand {
             model: self.model.ok_or(BodyError::Missing { param: "model" })?,
             stream: self.stream,
@@ -161,7 +162,7 @@ impl Reader {
             prompts: self.prompts.max(1),
             output_limit,
             service_tier: self.tier,
-            prompt: self.scale.weight,
+            prompt: PromptWeight { texture, ..self.scale.weight },
         };
         Ok((demand, self.scale.counted))
     }

@@ -10,6 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 
 use super::demand::PromptWeight;
 use super::scalar::seed;
+use super::texture::Counter;
 use super::tokenizer::Tokenizer;
 
 /// Bytes around an entry of an object in compact JSON: `"":"",`.
@@ -35,8 +36,10 @@ struct Item<'a>(&'a mut Scale);
 /// What a prompt is put on.
 #[derive(Debug, Default)]
 pub(super) struct Scale {
-    /// What has been weighed.
+    /// What has been weighed, but for its texture.
     pub(super) weight: PromptWeight,
+    /// What its texts are made of.
+    pub(super) counter: Counter,
     /// Counts each text exactly, where somebody has the time for it.
     pub(super) tokenizer: Option<Tokenizer>,
     /// Tokens it has counted.
@@ -48,7 +51,7 @@ impl Scale {
     fn add_text(&mut self, text: &str) {
         self.weight.text_bytes = self.weight.text_bytes.saturating_add(len(text.as_bytes()));
         match &self.tokenizer {
-            None => self.weight.texture.add(text.as_bytes()),
+            None => self.counter.add(text.as_bytes()),
             Some(tokenizer) => self.counted = self.counted.saturating_add(tokenizer.count(text)),
         }
     }
