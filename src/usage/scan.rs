@@ -11,6 +11,7 @@
 
 use std::sync::LazyLock;
 
+use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x64};
 use memchr::memchr2;
 use memchr::memmem::Finder;
 
@@ -224,44 +225,64 @@ impl Scanner {
 
     /// Steps over the current value from `at`; returns where it stopped and in which state, which
     /// is [`State::Next`] if the value ends there.
-    fn skip(&mut self, bytes: &[u8], mut at: usize, mut state: State) -> (usize, State) {
-        while let Some(rest @ [first, ..]) = bytes.get(at..) {
-            match state {
-                State::Text => {
-                    let Some(run) = quote_or_escape(rest) else { return (bytes.len(), state) };
-                    at += run + 1;
-                    state = match rest.get(run) {
-                        Some(b'\\') => State::TextEscape,
-                        _ if self.nest == 0 => return (at, State::Next),
-                        _ => State::Nested,
-                    };
+    fn skip(&mut self, bytes: &[u8], at: usize, state: State) -> (usize, State) {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let (read, state) = match state {
+            State::Bare => match rest.iter().position(|byte| ends_bare(*byte)) {
+                Some(end) => (end, State::Next),
+                None => (rest.len(), State::Bare),
+            },
+            _ => dispatch!(Level::new(), simd => self.cross(simd, rest, state)),
+        };
+        (at + read, state)
+    }
+
+    /// Reads a string, or a list or an object with all that is in it; returns where it stopped and in
+    /// which state.
+    #[inline(always)]
+    fn cross<S: Simd>(&mut self, simd: S, bytes: &[u8], state: State) -> (usize, State) {
+        let mut at = usize::from(state == State::TextEscape);
+        let mut in_text = state != State::Nested;
+        let mut nest = self.nest;
+        while let Some(rest @ [_, ..]) = bytes.get(at..) {
+            let marks = Marks::of(simd, rest);
+            // Bits from here on have not been looked at.
+            let mut from = 0;
+            while from < BLOCK {
+                let turns = marks.quotes | if in_text { marks.escapes } else { marks.brackets };
+                let left = turns >> from;
+                if left == 0 {
+                    break;
                 }
-                State::TextEscape => {
-                    at += 1;
-                    state = State::Text;
-                }
-                State::Bare => {
-                    if matches!(first, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r') {
-                        return (at, State::Next);
+                let turn = from + left.trailing_zeros();
+                from = turn + 1;
+                let is = |marks: u64| marks >> turn & 1 == 1;
+                let next = at + from as usize;
+                if is(marks.quotes) {
+                    in_text = !in_text;
+                    if !in_text && nest == 0 {
+                        return (next, State::Next);
                     }
-                    at += 1;
-                }
-                _ => {
-                    let Some(run) = rest.iter().position(|byte| STRUCTURAL[usize::from(*byte)])
-                    else {
-                        return (bytes.len(), state);
-                    };
-                    at += run + 1;
-                    match rest.get(run) {
-                        Some(b'"') => state = State::Text,
-                        Some(b'{' | b'[') => self.nest = self.nest.saturating_add(1),
-                        _ if self.nest <= 1 => return (at, State::Next),
-                        _ => self.nest -= 1,
+                } else if in_text {
+                    if next == bytes.len() {
+                        self.nest = nest;
+                        return (next, State::TextEscape);
                     }
+                    // Whatever is escaped.
+                    from += 1;
+                } else if is(marks.opening) {
+                    nest = nest.saturating_add(1);
+                } else if nest <= 1 {
+                    return (next, State::Next);
+                } else {
+                    nest -= 1;
                 }
             }
+            // One more, if what the last byte escapes is in the next block.
+            at += from.max(BLOCK) as usize;
         }
-        (at, state)
+        self.nest = nest;
+        (bytes.len(), if in_text { State::Text } else { State::Nested })
     }
 
     /// Ends a wanted value.
@@ -291,16 +312,41 @@ impl Scanner {
     }
 }
 
-/// The bytes that change where a scan stands inside a list or an object.
-const STRUCTURAL: [bool; 256] = {
-    let mut table = [false; 256];
-    table[b'"' as usize] = true;
-    table[b'{' as usize] = true;
-    table[b'[' as usize] = true;
-    table[b'}' as usize] = true;
-    table[b']' as usize] = true;
-    table
-};
+/// Bytes looked at together: as many as an integer has bits.
+const BLOCK: u32 = 64;
+
+/// The bytes of a block that change where a scan stands: a bit for each, the first byte's the lowest.
+struct Marks {
+    quotes: u64,
+    escapes: u64,
+    brackets: u64,
+    /// The brackets that open something.
+    opening: u64,
+}
+
+impl Marks {
+    /// Those of the first bytes.
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, bytes: &[u8]) -> Self {
+        let block = match bytes.first_chunk::<{ BLOCK as usize }>() {
+            Some(block) => u8x64::from_slice(simd, block),
+            None => {
+                let mut block = [0; BLOCK as usize];
+                block[..bytes.len()].copy_from_slice(bytes);
+                u8x64::from_slice(simd, &block)
+            }
+        };
+        let is = |byte| block.simd_eq(u8x64::splat(simd, byte)).to_bitmask();
+        let opening = is(b'{') | is(b'[');
+        let brackets = opening | is(b'}') | is(b']');
+        Self { quotes: is(b'"'), escapes: is(b'\\'), brackets, opening }
+    }
+}
+
+/// Whether a byte ends a number or a word.
+const fn ends_bare(byte: u8) -> bool {
+    matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r')
+}
 
 /// Where the next quote or backslash is.
 ///

@@ -333,7 +333,7 @@ fn document() -> impl Strategy<Value = Value> {
         prop_oneof![Just(Value::Null), code],
         prop_oneof![(400..600).prop_map(Value::from), tree()],
         tree(),
-        vec((r#"[a-z"\\]{0,5}"#, tree()), 0..3),
+        vec((r#"[a-z"\\]{0,5}"#, prop_oneof![tree(), winding(), winding_list()]), 0..3),
         any::<u8>(),
     )
         .prop_map(|(usage, error, status, choices, more, which)| {
@@ -361,6 +361,19 @@ fn an_answer_cut_by_its_limit_is_told_if_somebody_asks() {
         }
         assert_eq!(meters.map(|meter| meter.seen().cut), [false, true]);
     }
+}
+
+/// A string that a scan can lose its way in: with what looks like structure, and escapes wherever blocks
+/// meet.
+fn winding() -> impl Strategy<Value = Value> {
+    let turn = prop_oneof![r#"[\\"{}\[\]a]{1,6}"#, "[a-z ]{20,90}", Just("\n".to_owned())];
+    vec(turn, 0..8).prop_map(|turns| Value::from(turns.concat()))
+}
+
+fn winding_list() -> impl Strategy<Value = Value> {
+    vec((winding(), tree()), 0..4).prop_map(|list| {
+        list.into_iter().map(|(text, tree)| json!([{"text": text}, tree])).collect()
+    })
 }
 
 /// What a document says, from its tree.
