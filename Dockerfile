@@ -10,27 +10,25 @@ WORKDIR /build
 
 # No path of this stage is in the program, so that it is the same wherever it is built: not in what the
 # compiler writes for panics, and not in what the C compiler does for assertions.
-# Led by the profile, as release/build does it.
-ENV RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=cargo \
-      -Cprofile-use=/build/tidegate.profdata -Cllvm-args=-no-pgo-warn-mismatch" \
+ENV RUSTFLAGS="--remap-path-prefix=/build=. --remap-path-prefix=/usr/local/cargo=cargo" \
     CFLAGS="-ffile-prefix-map=/build=. -ffile-prefix-map=/usr/local/cargo=cargo"
 
-# The dependencies first, around an empty program: this layer changes only when the lock file does.
-COPY Cargo.toml Cargo.lock build.rs release/tidegate.profdata.gz ./
+# The dependencies first, around an empty program: this layer changes only when the lock file or the profile does.
+COPY Cargo.toml Cargo.lock build.rs ./
+COPY release release
 COPY src/usage/tokenizer/table.rs src/usage/tokenizer/
-RUN gunzip tidegate.profdata.gz \
-    && mkdir -p src \
+RUN mkdir -p src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked --bin tidegate
+    && release/build
 
 # `touch`, because the copied sources are older than what was just built from the empty ones.
 COPY config config
 COPY src src
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked --bin tidegate \
+    && release/build \
     && mkdir -p /out/usr/local/bin /out/etc/tidegate /state/tidegate \
-    && objcopy --strip-debug target/release/tidegate /out/usr/local/bin/tidegate \
+    && objcopy --strip-all target/release/tidegate /out/usr/local/bin/tidegate \
     && cp config/tidegate.toml /out/etc/tidegate/
 COPY LICENSE-MIT LICENSE-APACHE /out/usr/share/doc/tidegate/
 
