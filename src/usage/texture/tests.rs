@@ -24,6 +24,14 @@ fn a_text_is_counted_by_what_it_is_made_of() {
     }
 }
 
+#[test]
+fn a_counter_shows_nothing_of_a_text() {
+    let mut counter = Counter::default();
+    counter.add(b"AAAA");
+    let shown = format!("{counter:?}");
+    assert!(!shown.contains("65, 65") && !shown.contains("AA"), "{shown}");
+}
+
 /// What a text is made of, told byte by byte.
 fn told(text: &[u8]) -> [u64; Texture::COUNTS] {
     let mut counts = [0; Texture::COUNTS];
